@@ -1,5 +1,7 @@
 """The real command in a process of its own: real sockets, signals and pipes, the real clock.
 
+By default the process is a fork of one that has imported the package (`tests.ready_python`).
+
     async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
         job_id = await server.submit("email")
         await server.wait_for_line("job_succeeded", job_id)  # at log level debug
@@ -9,6 +11,7 @@
 Nothing here polls or sleeps: what a test waits for is a line of the log, an answer, or the exit.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -17,6 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
@@ -24,6 +28,7 @@ import httpx
 import trio
 
 import trio_jobs
+from tests.ready_python import ForkedProcess, ReadyPython
 
 MODULE = (sys.executable, "-m", "trio_jobs")
 # What installing the package has put beside Python.
@@ -54,7 +59,7 @@ class Command:
         client: A client with that base URL.
     """
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process | ForkedProcess) -> None:
         self.process = process
         self.lines: list[str] = []
         self.url = ""
@@ -178,7 +183,8 @@ class Start(TypedDict, total=False):
         handlers: The text of ``work.py`` there, by default that of `tests.work`.
         environment: Variables beyond those of this process. By default TRIO_JOBS_HTTP_BIND has the
             command serve on a free port of 127.0.0.1.
-        command: The program and its first arguments, by default `MODULE`.
+        command: The program and its first arguments, for a test of what happens until the package
+            is imported. By default a fork of `ReadyPython` goes on as `MODULE` then does.
     """
 
     config: str | None
@@ -192,15 +198,7 @@ async def started_command(
     folder: Path, *arguments: str, **start: Unpack[Start]
 ) -> AsyncIterator[Command]:
     """A command started in ``folder``, usually ``tmp_path``; it is killed on exit."""
-    process = await trio.lowlevel.open_process(
-        prepared(folder, arguments, start),
-        cwd=folder,
-        env=environment(start.get("environment")),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        process_group=0,  # so a signal to its group does not reach the tests
-    )
+    process = await _open(folder, arguments, start, stdout=subprocess.DEVNULL)
     started = Command(process)
     try:
         async with trio.open_nursery() as nursery:
@@ -241,20 +239,50 @@ class Finished:
 
 async def run_command(folder: Path, *arguments: str, **start: Unpack[Start]) -> Finished:
     """A command that ends by itself, from beginning to end."""
+    texts = ["", ""]
+
+    async def read(which: int, stream: trio.abc.ReceiveStream | None) -> None:
+        assert stream is not None
+        async with stream:
+            texts[which] = b"".join([bytes(piece) async for piece in stream]).decode()
+
     with trio.fail_after(PATIENCE):
-        finished = await trio.run_process(
-            prepared(folder, arguments, start),
-            cwd=folder,
-            env=environment(start.get("environment")),
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    return Finished(
-        status=finished.returncode,
-        output=finished.stdout.decode(),
-        lines=finished.stderr.decode().splitlines(),
+        process = await _open(folder, arguments, start, stdout=subprocess.PIPE)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, 0, process.stdout)
+                nursery.start_soon(read, 1, process.stderr)
+            status = await process.wait()
+        finally:
+            process.kill()  # does nothing once it has ended
+    return Finished(status=status, output=texts[0], lines=texts[1].splitlines())
+
+
+async def _open(
+    folder: Path, arguments: Sequence[str], start: Start, *, stdout: int
+) -> trio.Process | ForkedProcess:
+    env = environment(start.get("environment"))
+    command = start.get("command")
+    write_files(folder, config=start.get("config"), handlers=start.get("handlers"))
+    if command is None and ready_python().can_fork(env):
+        return ready_python().fork(arguments, cwd=folder, env=env, stdout=stdout)
+    return await trio.lowlevel.open_process(
+        [*(command or MODULE), *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        process_group=0,  # so a signal to its group does not reach the tests
     )
+
+
+@cache
+def ready_python() -> ReadyPython:
+    """What forks the commands of this process's tests."""
+    ready = ReadyPython(environment({}))
+    atexit.register(ready.close)
+    return ready
 
 
 def prepared(folder: Path, arguments: Sequence[str], start: Start) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.command import (
+    MODULE,
     PATIENCE,
     Command,
     Gate,
@@ -321,7 +322,9 @@ async def _(folder: Path) -> None:
 async def stands_still(folder: Path) -> None:
     """A stopped process does nothing; it drains when it goes on."""
     with Gate(folder) as gate:
-        async with running_command(folder, config=configuration("at_the_gate")) as server:
+        config = configuration("at_the_gate")
+        # Not a fork: its parent alone is told that it stands still.
+        async with running_command(folder, config=config, command=MODULE) as server:
             await server.submit("at_the_gate", "job")
             await server.wait_for_line("work at_the_gate")
             # The others of the row have no effect on a process without a terminal.

@@ -142,7 +142,7 @@ async def test_files_named_like_libraries_hide_nothing_from_a_process(tmp_path: 
 async def test_file_that_comes_later_hides_nothing_from_a_process(tmp_path: Path) -> None:
     write_folder(tmp_path, [], handlers=USES_LIBRARIES)
 
-    async with running_command(tmp_path) as server:
+    async with running_command(tmp_path, command=MODULE) as server:
         for name in LIBRARIES:
             (tmp_path / f"{name}.py").write_text(HIDDEN)
         job = await server.run("process")
@@ -190,7 +190,8 @@ async def test_handler_in_a_hidden_package_is_told_as_well(tmp_path: Path) -> No
     (tmp_path / "queue/__init__.py").touch()
     (tmp_path / "queue/mail.py").write_text("def send(payload): ...\n")
 
-    ended = await run_command(tmp_path, "--check", config='[handlers]\nx = "queue.mail:send"\n')
+    config = '[handlers]\nx = "queue.mail:send"\n'
+    ended = await run_command(tmp_path, "--check", config=config, command=MODULE)
 
     assert ended.status == 2
     assert ended.lines[-1].endswith(

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trio
 
-from tests.command import Command, Finished, Gate, patched, run_command, running_command
+from tests.command import MODULE, Command, Finished, Gate, patched, run_command, running_command
 
 CONFIG = """
 [pool]
@@ -323,7 +323,9 @@ RecordWriter.write = write
 async def test_file_belongs_to_its_user_alone(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
-        async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
+        async with running_command(
+            tmp_path, config=CONFIG, handlers=HANDLERS, command=MODULE
+        ) as server:
             await server.run("quick")
             modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(tmp_path)}
     finally:
