@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trio_jobs.client.pipe_lines import LINES_EACH_TO_CANCEL, Answer, Heard, Line, refused
+from trio_jobs.client.pipe_lines import LINES_EACH_TO_CANCEL, Heard, Line, LineAnswer, refused
 
 _decode = msgspec.json.Decoder(Heard).decode
 
@@ -40,7 +40,7 @@ class PipeAnswer:
         self.blank_lines = 0
         self.garbled: bytes | None = None
 
-    def feed(self, piece: bytes) -> list[Answer]:
+    def feed(self, piece: bytes) -> list[LineAnswer]:
         """The answers that this piece of the body completes."""
         self._rest += piece
         if b"\n" not in piece:
@@ -56,7 +56,7 @@ class PipeAnswer:
         how = "without its last line" if self._end is None else f"with {self._end!r}"
         return BrokenOffError(f"the answer ended {how}, {len(self._unanswered)} lines unanswered")
 
-    def _read(self, text: bytes) -> Answer | None:
+    def _read(self, text: bytes) -> LineAnswer | None:
         if not text.strip():
             self.blank_lines += 1
             return None

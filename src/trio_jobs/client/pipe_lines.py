@@ -1,4 +1,4 @@
-"""Lines of ``POST /jobs/pipe``: `Line` to the server, and `Answer` and `End` from it."""
+"""Lines of ``POST /jobs/pipe``: `Line` to the server, and `LineAnswer` and `End` from it."""
 
 from collections.abc import Iterable
 
@@ -31,7 +31,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
         return b'{"key":' + msgspec.json.encode(self.key) + comma + rest + b"\n"
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class LineAnswer(msgspec.Struct, frozen=True, gc=False):
     """The end of one job.
 
     Attributes:
@@ -63,14 +63,14 @@ class Heard(msgspec.Struct, gc=False, omit_defaults=True):
         """Whether it answers its line: the job has ended, or there will never be one."""
         return bool(self.outcome) and self.retry_after is None
 
-    def about(self, line: Line, text: bytes) -> Answer:
+    def about(self, line: Line, text: bytes) -> LineAnswer:
         """The answer to a line.
 
         Args:
             line: The line.
             text: What this was decoded from.
         """
-        return Answer(
+        return LineAnswer(
             number=line.number,
             text=text,
             result=Result(
@@ -85,7 +85,7 @@ class Heard(msgspec.Struct, gc=False, omit_defaults=True):
         )
 
 
-def refused(line: Line, message: str) -> Answer:
+def refused(line: Line, message: str) -> LineAnswer:
     """The answer to a line that ends the answer of the server instead of having one there."""
     error = JobError(type="Refused", message=message)
     heard = Heard(line=1, key=line.key, outcome="refused", error=error)

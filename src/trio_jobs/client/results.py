@@ -12,7 +12,7 @@ from trio_jobs.client.slices import Slices
 from trio_jobs.client.task_block import TaskBlock
 
 if TYPE_CHECKING:
-    from trio_jobs.client.pipe_lines import Answer
+    from trio_jobs.client.pipe_lines import LineAnswer
 
 _T = TypeVar("_T")
 
@@ -48,8 +48,8 @@ class AsyncResults(TaskBlock[Result[_T]], Generic[_T]):
         self._slices = slices
         self._source = source
         self._decode = decode
-        self._arrived: deque[Answer] = deque()
-        self._held: dict[int, Answer] | None = {} if ordered else None  # by number
+        self._arrived: deque[LineAnswer] = deque()
+        self._held: dict[int, LineAnswer] | None = {} if ordered else None  # by number
         self._count = 0  # results taken
         self._unreleased = 0  # of these, those that the caller may still be at
 

@@ -10,7 +10,7 @@ import httpx
 from trio_jobs.client.client_errors import RefusedError
 from trio_jobs.client.patience import TRY_AGAIN, Patience
 from trio_jobs.client.pipe_answer import BrokenOffError, PipeAnswer
-from trio_jobs.client.pipe_lines import Answer, Line, body_of, refused
+from trio_jobs.client.pipe_lines import Line, LineAnswer, body_of, refused
 from trio_jobs.client.problem_text import problem_text
 
 
@@ -47,7 +47,7 @@ class Slice:
         open_pipe: OpenPipe,
         all_at_once: bool,
         patience: Patience,
-        on_answers: Callable[[list[Answer]], None],
+        on_answers: Callable[[list[LineAnswer]], None],
         on_failure: Callable[[], None],
     ) -> None:
         self._left = {line.number: line for line in lines}
@@ -122,7 +122,7 @@ class Slice:
                     reading.cancel()
         return answer.broken_off()
 
-    def _note(self, answers: list[Answer]) -> None:
+    def _note(self, answers: list[LineAnswer]) -> None:
         self._patience.note_progress()
         for answer in answers:
             del self._left[answer.number]

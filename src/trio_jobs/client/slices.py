@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from trio_jobs.client.bell import Bell
 from trio_jobs.client.line_source import LineSource
 from trio_jobs.client.patience import Patience
-from trio_jobs.client.pipe_lines import Answer, Line
+from trio_jobs.client.pipe_lines import Line, LineAnswer
 from trio_jobs.client.slice import OpenPipe, Slice
 
 _Item = TypeVar("_Item")
@@ -88,7 +88,7 @@ class Slices:
         self._outstanding = 0  # sent, not answered
         self._open: set[Slice] = set()
         self._company = math.inf  # for how long pending lines wait for others
-        self._answers: list[Answer] = []  # not taken
+        self._answers: list[LineAnswer] = []  # not taken
         self._is_quick = False  # the last request
         self._complete = False
         self._ended = False
@@ -127,7 +127,7 @@ class Slices:
             self._ended = True
             self._answered.ring()
 
-    async def take(self) -> list[Answer]:
+    async def take(self) -> list[LineAnswer]:
         """Wait for answers.
 
         Returns:
@@ -276,7 +276,7 @@ class Slices:
         self._open.discard(each)
         self._work_made.ring()
 
-    def _take_in(self, answers: list[Answer]) -> None:
+    def _take_in(self, answers: list[LineAnswer]) -> None:
         self.failing_since = None
         self._outstanding -= len(answers)
         self._answers += answers

@@ -49,7 +49,7 @@ class SeenJob(msgspec.Struct, frozen=True):
         return self.outcome == "succeeded"
 
 
-class EndedJobs(msgspec.Struct, frozen=True):
+class EndedEvent(msgspec.Struct, frozen=True):
     """An event of ended jobs.
 
     Attributes:

@@ -6,7 +6,7 @@ from trio_jobs.commands.complaints import complain
 from trio_jobs.commands.event_feed import Event, follow
 from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
-from trio_jobs.commands.seen_job import EndedJobs, SeenJob, read_as, read_job
+from trio_jobs.commands.seen_job import EndedEvent, SeenJob, read_as, read_job
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import plain
@@ -42,7 +42,7 @@ def _show(event: Event, *, as_text: bool) -> None:
         complain("the server was started anew: jobs that ended meanwhile are not shown")
     if event.name != "ended":
         return
-    ended = read_as(EndedJobs, event.data, "the event has no ended jobs")
+    ended = read_as(EndedEvent, event.data, "the event has no ended jobs")
     if ended.missed:
         complain(f"{ended.missed} more jobs have ended, and are not shown")
     for each in ended.jobs:

@@ -15,7 +15,7 @@ from trio_jobs.commands.run.done_lines import DoneLines
 from trio_jobs.commands.run.embedded import EmbeddedRunner, for_run
 from trio_jobs.commands.run.input_file import InputFile
 from trio_jobs.commands.run.reader import Reader
-from trio_jobs.commands.run.runner import Answer, RunnerError
+from trio_jobs.commands.run.runner import JobEnd, RunnerError
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.retry_policy import RetryPolicy
@@ -54,7 +54,7 @@ class Jobs:
             refuse=lambda *_: None,
         )
 
-        async def take(answers: Sequence[Answer]) -> None:
+        async def take(answers: Sequence[JobEnd]) -> None:
             self.most = max(self.most, self.runner.in_flight)
             if deliver is not None:
                 await deliver()

@@ -19,8 +19,8 @@ from trio_jobs.commands.run.line_files import LineFile
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Record, Submission
 from trio_jobs.commands.run.run import Run
-from trio_jobs.commands.run.run_progress import Progress
-from trio_jobs.commands.run.runner import Answer, Deliver, RunnerError
+from trio_jobs.commands.run.run_progress import RunProgress
+from trio_jobs.commands.run.runner import Deliver, JobEnd, RunnerError
 from trio_jobs.commands.run.screen import Screen
 from trio_jobs.commands.run.side_file import InputMark, RunOptions, SideFile
 from trio_jobs.commands.run.stop_signals import StopSignals
@@ -39,7 +39,7 @@ class Jobs:
         self.in_flight = 0
         self.asked: list[str] = []
         self.error: Exception | None = None
-        self._ends, self.end = trio.open_memory_channel[Answer](1_000)
+        self._ends, self.end = trio.open_memory_channel[JobEnd](1_000)
 
     async def run(self, _: Reader, deliver: Deliver) -> None:
         async for answer in self._ends_of_jobs():
@@ -48,7 +48,7 @@ class Jobs:
         if self.error is not None:
             raise self.error
 
-    async def _ends_of_jobs(self) -> AsyncIterator[Answer]:
+    async def _ends_of_jobs(self) -> AsyncIterator[JobEnd]:
         async for answer in self.end:
             yield answer
 
@@ -60,7 +60,7 @@ class Jobs:
             submission = make_chunk(records, "k")
         outcome = json.loads(b"{" + members)["outcome"]
         self.in_flight += 1
-        self._ends.send_nowait(Answer(submission, members, outcome))
+        self._ends.send_nowait(JobEnd(submission, members, outcome))
 
     def over(self) -> None:
         self._ends.close()
@@ -95,7 +95,7 @@ class Parts:
             self.side,
             signals=self.signals,
             screen=Screen(quiet=True, fd=os.open(folder / "screen", os.O_RDWR | os.O_CREAT)),
-            progress=Progress(self.done, lambda: 0.0),
+            progress=RunProgress(self.done, lambda: 0.0),
         )
         self.reader = Reader(
             InputFile(str(folder / "records")),

@@ -3,7 +3,7 @@
 import pytest
 
 from trio_jobs.commands.run.done_lines import DoneLines
-from trio_jobs.commands.run.run_progress import Progress, duration
+from trio_jobs.commands.run.run_progress import RunProgress, duration
 
 
 class Clock:
@@ -23,7 +23,7 @@ def count(done: DoneLines, number: int, *, failed: bool = False) -> None:
 
 def test_line_tells_what_is_done_and_how_long_the_rest_takes() -> None:
     clock, done = Clock(), DoneLines()
-    progress = Progress(done, clock, total=20_000)
+    progress = RunProgress(done, clock, total=20_000)
     count(done, 2_000)
     count(done, 12, failed=True)
     clock.now += 2
@@ -33,7 +33,7 @@ def test_line_tells_what_is_done_and_how_long_the_rest_takes() -> None:
 
 def test_rate_is_that_of_the_last_half_minute() -> None:
     clock, done = Clock(), DoneLines()
-    progress = Progress(done, clock, total=10_000)
+    progress = RunProgress(done, clock, total=10_000)
     for step in range(200):
         clock.now += 0.5
         count(done, 50 if step < 100 else 5)
@@ -47,7 +47,7 @@ def test_records_of_before_count_as_done_and_not_for_the_rate() -> None:
     clock, done = Clock(), DoneLines()
     done.mark(1, failed=True)
     count(done, 999)
-    progress = Progress(done, clock, total=2_000)
+    progress = RunProgress(done, clock, total=2_000)
     clock.now += 10
 
     assert progress.line() == " 1,000/2,000  1 failed  0.0/s"
@@ -59,7 +59,7 @@ def test_records_of_before_count_as_done_and_not_for_the_rate() -> None:
 def test_line_without_a_total_or_without_a_server() -> None:
     clock, done = Clock(), DoneLines()
     count(done, 7)
-    progress = Progress(done, clock)
+    progress = RunProgress(done, clock)
     count(done, 3)
     clock.now += 2
 
@@ -69,7 +69,7 @@ def test_line_without_a_total_or_without_a_server() -> None:
 
 
 def test_first_line_divides_by_no_zero() -> None:
-    progress = Progress(DoneLines(), Clock(), total=0)
+    progress = RunProgress(DoneLines(), Clock(), total=0)
 
     assert progress.line() == " 0/0  0.0/s"
     assert progress.last_line() == " 0/0  0.0/s  done in 0 s"

@@ -11,7 +11,7 @@ import trio
 from trio_jobs.api.validation import check_submission
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Submission
-from trio_jobs.commands.run.runner import Answer, Deliver, RunnerError
+from trio_jobs.commands.run.runner import Deliver, JobEnd, RunnerError
 from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import Jobs
 from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError
@@ -32,7 +32,7 @@ _LEAST_IN_FLIGHT = 16
 
 
 class _Members(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """The members of an answer behind ``line``; see `Answer`."""
+    """The members of an answer behind ``line``; see `JobEnd`."""
 
     id: str | None = None
     outcome: str | None = None
@@ -67,7 +67,7 @@ class EmbeddedRunner:
         self._handlers = handlers
         self._max_bytes = config.http.max_body_bytes
         self._submissions: dict[str, Submission] = {}  # under way, by the job's id
-        self._answers: list[Answer] = []  # not delivered; they count as under way
+        self._answers: list[JobEnd] = []  # not delivered; they count as under way
         # `_deliver_all` replaces it, after the answers that it has taken.
         self._answered = trio.Event()
         # `_submit_all` waits for it, `_deliver_all` sets it.
@@ -161,7 +161,7 @@ class EmbeddedRunner:
 
     def _answer(self, submission: Submission, members: _Members) -> None:
         outcome = members.outcome or ""
-        self._answers.append(Answer(submission, _encode(members)[1:], outcome))
+        self._answers.append(JobEnd(submission, _encode(members)[1:], outcome))
         self._answered.set()
 
     async def _deliver_all(self, deliver: Deliver) -> None:

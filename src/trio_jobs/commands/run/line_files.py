@@ -29,7 +29,7 @@ class LineFileError(Exception):
     """A file that cannot be used; the text says why."""
 
 
-class Lines(Protocol):
+class LineSink(Protocol):
     """Where lines go."""
 
     @property
@@ -150,17 +150,17 @@ class LineFile:
         self._fd, self._size = new._fd, new._size
 
     def add(self, line: bytes) -> None:
-        """See `Lines`."""
+        """See `LineSink`."""
         self._buffer += line
 
     async def flush(self) -> None:
-        """See `Lines`; no checkpoint. After an error the file ends with a whole line."""
+        """See `LineSink`; no checkpoint. After an error the file ends with a whole line."""
         self._flushed_at = time.monotonic()
         self._put_buffer()
 
     @property
     def is_due(self) -> bool:
-        """See `Lines`."""
+        """See `LineSink`."""
         return len(self._buffer) >= _BLOCK or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
 
     def close(self) -> None:
@@ -211,11 +211,11 @@ class LineStream:
         self._is_terminal = os.isatty(fd)  # its room says nothing about a write
 
     def add(self, line: bytes) -> None:
-        """See `Lines`. For a terminal no byte of a line is an order."""
+        """See `LineSink`. For a terminal no byte of a line is an order."""
         self._buffer += f"{json_line(line)}\n".encode() if self._is_terminal else line
 
     async def flush(self) -> None:
-        """See `Lines`.
+        """See `LineSink`.
 
         Cancellation:
             Leaves the writing thread behind, which may write the rest.
@@ -233,7 +233,7 @@ class LineStream:
 
     @property
     def is_due(self) -> bool:
-        """See `Lines`: each line is due at once."""
+        """See `LineSink`: each line is due at once."""
         return bool(self._buffer)
 
     def close(self) -> None:

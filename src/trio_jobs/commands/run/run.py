@@ -8,11 +8,11 @@ import trio
 from trio_jobs.commands.run.chunks import split_answer
 from trio_jobs.commands.run.done_lines import DoneLines
 from trio_jobs.commands.run.input_file import InputError
-from trio_jobs.commands.run.line_files import FLUSH_SECONDS, LineFile, LineFileError, Lines
+from trio_jobs.commands.run.line_files import FLUSH_SECONDS, LineFile, LineFileError, LineSink
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Record
-from trio_jobs.commands.run.run_progress import Progress
-from trio_jobs.commands.run.runner import Answer, Runner, RunnerError
+from trio_jobs.commands.run.run_progress import RunProgress
+from trio_jobs.commands.run.runner import JobEnd, Runner, RunnerError
 from trio_jobs.commands.run.screen import Screen
 from trio_jobs.commands.run.side_file import SideFile
 from trio_jobs.commands.run.stop_signals import StopSignals
@@ -45,13 +45,13 @@ class Run:
         self,
         runner: Runner,
         done: DoneLines,
-        results: Lines,
+        results: LineSink,
         failures: LineFile | None,
         side: SideFile | None,
         *,
         signals: StopSignals,
         screen: Screen,
-        progress: Progress,
+        progress: RunProgress,
     ) -> None:
         self.error: Exception | None = None
         self.is_whole = False
@@ -95,7 +95,7 @@ class Run:
         error = {"type": "Refused", "message": why}
         self._take(Record(number, "", b""), b'"outcome":"refused","error":%b}' % _encode(error))
 
-    async def deliver(self, answers: Sequence[Answer]) -> None:
+    async def deliver(self, answers: Sequence[JobEnd]) -> None:
         """Take answers. After an error of a file they are dropped: a later run gets them again.
 
         Checkpoints:

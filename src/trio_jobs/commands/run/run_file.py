@@ -16,7 +16,7 @@ from trio_jobs.commands.run.line_files import LineFileError
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.run import Run
 from trio_jobs.commands.run.run_files import RunFiles, create_files, open_stream, resume_files
-from trio_jobs.commands.run.run_progress import Progress
+from trio_jobs.commands.run.run_progress import RunProgress
 from trio_jobs.commands.run.runner import Runner, RunnerError
 from trio_jobs.commands.run.screen import Screen
 from trio_jobs.commands.run.side_file import RunOptions
@@ -56,7 +56,7 @@ def run_file(options: Namespace, signals: StopSignals) -> int:
     if files.lost_failures:
         screen.say(f"{files.lost_failures:,} failures in {options.out} are not in {options.failed}")
     before = files.done.number
-    progress = Progress(files.done, time.monotonic, total=total)
+    progress = RunProgress(files.done, time.monotonic, total=total)
     run = Run(
         runner,
         files.done,

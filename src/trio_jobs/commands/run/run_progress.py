@@ -1,4 +1,4 @@
-"""`Progress`: how far a run is, as a line of text."""
+"""`RunProgress`: how far a run is, as a line of text."""
 
 import math
 from collections import deque
@@ -10,7 +10,7 @@ from trio_jobs.commands.run.done_lines import DoneLines
 _RATE_SECONDS = 30.0
 
 
-class Progress:
+class RunProgress:
     """The numbers of a run, and their line.
 
     Args:

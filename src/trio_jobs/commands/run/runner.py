@@ -23,7 +23,7 @@ class RunnerError(Exception):
         self.status = status
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class JobEnd(msgspec.Struct, frozen=True, gc=False):
     """How the job of a submission has ended.
 
     Attributes:
@@ -37,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     outcome: str
 
 
-Deliver = Callable[[Sequence[Answer]], Awaitable[None]]
+Deliver = Callable[[Sequence[JobEnd]], Awaitable[None]]
 
 
 class Runner(Protocol):

@@ -8,14 +8,13 @@ import httpx
 import trio
 
 from trio_jobs.client import AsyncClient, RefusedError, ServerGoneError
-from trio_jobs.client.pipe_lines import Answer as PipeAnswer
-from trio_jobs.client.pipe_lines import Line
+from trio_jobs.client.pipe_lines import Line, LineAnswer
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.exit_statuses import MISTAKEN
 from trio_jobs.commands.run.input_file import InputError
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Submission
-from trio_jobs.commands.run.runner import Answer, Deliver, RunnerError
+from trio_jobs.commands.run.runner import Deliver, JobEnd, RunnerError
 from trio_jobs.commands.server_calls import http_arguments, url_errors
 from trio_jobs.commands.server_option import find_server
 
@@ -106,10 +105,10 @@ class ServedRunner:
         if self._slices is not None:
             self._slices.cancel()
 
-    def _answer(self, answer: PipeAnswer) -> Answer:
+    def _answer(self, answer: LineAnswer) -> JobEnd:
         # The line's number comes first, and counts within one request.
         members = answer.text.strip().partition(b",")[2]
-        return Answer(self._submissions.pop(answer.number), members, answer.result.outcome)
+        return JobEnd(self._submissions.pop(answer.number), members, answer.result.outcome)
 
 
 class _Lines:
