@@ -287,6 +287,23 @@ def test_no_module_name_occurs_twice() -> None:
     assert [name for name, times in names.items() if times > 1] == []
 
 
+# The same thing as the client and the server see it, or as a port and its implementation. The last
+# two mean where a handler runs (`Run` is public), and parts of the command `trio-jobs run`.
+ALIKE = {"Answer", "Client", "Job", "JobError", "JobUnsuccessfulError", "Patience", "RefusedError"}
+ALIKE |= {"SubmissionSpan", "Tracing"} | {"Run", "Runner"}
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    names = Counter(
+        node.name
+        for name in MODULES
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+
+    assert {name for name, times in names.items() if times > 1} == ALIKE
+
+
 def imports_of(module: str) -> set[str]:
     """The modules of the project that this one imports, for the type checker as well."""
     tree = tree_of(module)
