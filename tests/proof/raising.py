@@ -144,7 +144,7 @@ class Calls:
     Attributes:
         failing: Which call fails.
         harm: What has come of it.
-        made: How many calls there have been.
+        made: The names of the calls so far.
     """
 
     def __init__(self, failing: int = 0, *, afterwards: bool = False) -> None:
@@ -153,7 +153,7 @@ class Calls:
         self.harm = Harm()
         self._over = False
         self._inside = False
-        self.made = 0
+        self.made: list[str] = []
 
     def store(self, *args: Any, **settings: Any) -> MemoryStore:  # noqa: ANN401 - as a store
         """A `MemoryStore`."""
@@ -167,7 +167,7 @@ class Calls:
         return FailingProcessor(self, *args, **settings)
 
     def stop(self) -> None:
-        """Let no more calls fail: those that follow are the test's."""
+        """Count no more calls, and let none fail: those that follow are the test's."""
         self._over = True
 
     @contextmanager
@@ -177,8 +177,11 @@ class Calls:
         Raises:
             FaultError: It is the one.
         """
-        self.made += 1
-        fails = self.made == self.failing and not self._over
+        if self._over:
+            yield
+            return
+        self.made.append(name)
+        fails = len(self.made) == self.failing
         if fails and not self._afterwards:
             raise self._error(name, subject)
         yield
