@@ -280,7 +280,7 @@ async def test_a_client_that_reads_during_the_stop_gets_all_of_its_answer(
     tmp_path: Path, *, tls: bool
 ) -> None:
     # A busy machine may keep the client from reading for a while: less than that.
-    config = big_config(grace_period=60, graceful_timeout=5, tls=tls)
+    config = big_config(grace_period=600, graceful_timeout=5, tls=tls)
     async with running_command(tmp_path, config=config, handlers=BIG_WORK) as server:
         async with await ask_for_big(server, tls=tls) as stream:
             server.send(signal.SIGTERM)
