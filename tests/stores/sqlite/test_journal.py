@@ -481,6 +481,26 @@ async def test_group_begins_although_the_next_commit_fails_before_it_is_written(
     assert calls.landed == [*EIGHT, "end"]
 
 
+async def test_group_does_not_wait_until_many_records_are_ready_for_the_disk(
+    tmp_path: Path,
+) -> None:
+    calls = Calls()
+    began: list[str] = []
+    with opened(tmp_path / "jobs.db") as file:
+        file.connection.execute("PRAGMA busy_timeout = 60000")
+        shell = sqlite3.connect(file.path, isolation_level=None)
+        async with group_of(file, calls, began) as journal:
+            shell.execute("BEGIN IMMEDIATE")
+            calls.submit(journal, "batch", [(seq, make_job(str(seq))) for seq in range(9, 9 + 257)])
+            await wait_until(lambda: bool(began))
+
+            assert (calls.landed, calls.refused, began) == (EIGHT, {}, EIGHT)
+            shell.execute("ROLLBACK")
+        shell.close()
+
+    assert calls.landed == [*EIGHT, "batch"]
+
+
 async def test_group_begins_although_the_file_takes_nothing_of_the_next_commit(
     tmp_path: Path,
 ) -> None:

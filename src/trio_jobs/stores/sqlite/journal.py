@@ -25,7 +25,7 @@ from trio_jobs.stores.sqlite.commit_errors import (
     refusal_of,
     until_it_passes,
 )
-from trio_jobs.stores.sqlite.meanwhile import Meanwhile, is_worth_waiting
+from trio_jobs.stores.sqlite.meanwhile import MANY, Meanwhile, is_worth_waiting
 from trio_jobs.stores.sqlite.record_writer import Mark, Record, RecordWriter
 from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile
@@ -224,7 +224,7 @@ class Journal:
         waits = is_worth_waiting(under_way=self.unwritten - next_ones, next_ones=next_ones)
         if not waits or self.failing is not None:  # then each submission tries the disk again
             self._pass_on()
-        if self.meanwhile and not self._entries:
+        if self.meanwhile and (not self._entries or self.unwritten > MANY):
             self._in_loop(self.meanwhile.make_calls)  # wakes the loop, which may be about to wait
 
     def _land(

@@ -7,7 +7,7 @@ from typing import Final
 # a wake-up of the loop costs as much; with more, the loop and the thread have enough to do side by
 # side.
 _GROUP: Final = 8
-_MANY: Final = 256
+MANY: Final = 256
 
 
 class Meanwhile:
@@ -16,8 +16,8 @@ class Meanwhile:
     The thread that writes shares the interpreter with the event loop. It does without it only while
     SQLite writes and syncs, at the end of a commit. So when a group of jobs has landed, the loop
     answers their clients and takes their next requests; the jobs begin while the disk is busy with
-    these. If no request comes, or the commit fails, they do not wait for it. And their ends wait
-    for it to land: so they go into one commit with the requests behind it.
+    these. If no request comes, or many records do, or the commit fails, they do not wait for it.
+    And their ends wait for it to land: so they go into one commit with the requests behind it.
 
     The loop makes all calls; the thread only asks whether there is one to make.
 
@@ -47,7 +47,7 @@ class Meanwhile:
 
     def land(self, *, submissions: int, records: int) -> None:
         """Note that a commit has landed, before each ``landed`` of it is called."""
-        self._is_group = submissions >= _GROUP and records <= _MANY
+        self._is_group = submissions >= _GROUP and records <= MANY
         if not self._is_group:
             self.make_calls()  # jobs begin in the order of their landings
 
@@ -59,4 +59,4 @@ class Meanwhile:
 
 def is_worth_waiting(*, under_way: int, next_ones: int) -> bool:
     """Whether the next records are to wait until those of a commit under way have landed."""
-    return _GROUP <= under_way <= _MANY and next_ones <= _MANY
+    return _GROUP <= under_way <= MANY and next_ones <= MANY
