@@ -180,6 +180,22 @@ async def test_a_snooze_and_a_job_that_is_given_back_cost_no_attempt(a: Member) 
     assert second == unwanted._replace(fetches=2)
 
 
+async def test_what_is_said_of_an_earlier_fetch_of_the_same_member_has_no_effect(a: Member) -> None:
+    await a.add(make_job(1))
+    [first] = await a.fetch()
+    await a.round(Batch(moves=[Moved(first)]))
+    [second] = await a.fetch()
+
+    late_begin = await a.round(Batch(begun=[begun(first)]))
+    late_end = await a.round(Batch(moves=[ended(first)]))
+    found = await a.find(id_of(1))
+    end = await a.round(Batch(moves=[ended(second)]))
+
+    assert late_begin.fenced == late_end.fenced == [id_of(1)]
+    assert (found.status, found.started_at) == (JobStatus.PENDING, None)
+    assert end.fenced == []
+
+
 async def test_what_a_round_writes_is_written_once_if_the_round_is_repeated(
     a: Member, listener: TrioConnection
 ) -> None:
