@@ -618,11 +618,13 @@ async def test_a_round_that_fails_without_effect_is_put_back(database: Database)
                 "where application_name = 'trio-jobs pump'"
             )
             await server.pump.request("select 1", {})
-            server.add(Batch(cancels=[make_job(1).id]))
+            server.add(Batch(cancels=[make_job(1).id], want=Want(1)))
             await server.wait(lambda: server.source.refusals)
+            asked = len(server.source.may_fetch)
         await server.wait(lambda: server.source.landings)
 
         assert server.source.refusals[0][1] is None
+        assert server.source.may_fetch[asked]  # without a hint
 
     assert await database.fetch("select cancel_requested from trio_jobs.jobs") == [(True,)]
 

@@ -50,7 +50,11 @@ class FetchPosition:
         """A round with this want is taken; later hints are for the next."""
         self._lowest_hint = _LAST
         if want.number:
-            self.may_find = False  # until a hint, or a full fetch
+            self.may_find = False  # until a hint, a full fetch, or a failure
+
+    def round_failed(self, want: Want) -> None:
+        """A round with this want had no effect."""
+        self.may_find = self.may_find or want.number > 0
 
     def round_ended(self, batch: Batch, fetched: Sequence[OwnedJob]) -> None:
         """A round is committed, and has fetched these jobs."""

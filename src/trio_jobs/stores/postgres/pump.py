@@ -385,6 +385,7 @@ class Pump:
             raise _SessionOverError from error
         assert self._round is not None  # noqa: S101 - it was sent
         batch, self._round = self._round, None
+        self._position.round_failed(batch.want)
         self._source.put_back(batch, StoreWriteError(one_line(error)) if refuses(error) else None)
         await self._pause()
         if error.sqlstate == READ_ONLY:  # one of the URL's other hosts may not be
