@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 from bench import (
     durable,
@@ -25,27 +26,27 @@ from bench import (
 from bench.peers import comparison
 from bench.row import Missing, Result, spread_text
 
-# Each function measures these rows of the table.
-MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
-    single.measure_submission: (1,),
-    single.measure_poll: (2,),
-    many.measure: (3, 4),
-    pool.measure_jobs: (5,),
-    growth.measure: (6,),
-    pool.measure_workers: (7,),
-    pool.measure_memory: (8,),
-    idle.measure: (9,),
-    start_up.measure: (10,),
-    comparison.measure: (11, 12, 13),
-    refusals.measure: (14,),
-    durable.measure: (15, 16, 17),
-    durable.measure_in_process: (18,),
-    durable.measure_beside_huey: (19,),
-    history.measure: (20,),
-    tiny.measure: (21,),
-    pipe.measure: (22, 23, 24),
-    shared.measure: (25, 26, 27, 28),
-}
+# Each function measures these rows of the table; then what it takes in a trial.
+MEASUREMENTS: tuple[tuple[Callable[..., list[Result]], tuple[int, ...], dict[str, Any]], ...] = (
+    (single.measure_submission, (1,), {"requests": 240}),
+    (single.measure_poll, (2,), {"requests": 240}),
+    (many.measure, (3, 4), {"requests": 240, "batched": 4_000, "streamed": 5_000}),
+    (pool.measure_jobs, (5,), {"jobs": 2_000}),
+    (growth.measure, (6,), {"sizes": (1_000, 10_000)}),
+    (pool.measure_workers, (7,), {"jobs": 3_000}),
+    (pool.measure_memory, (8,), {"jobs": 20_000}),
+    (idle.measure, (9,), {"connections": 100, "waiters": 200, "seconds": 1}),
+    (start_up.measure, (10,), {}),
+    (comparison.measure, (11, 12, 13), {}),
+    (refusals.measure, (14,), {"seconds": 0.5}),
+    (durable.measure, (15, 16, 17), {"requests": 300, "bulk": 2_000}),
+    (durable.measure_in_process, (18,), {"jobs": 2_000}),
+    (durable.measure_beside_huey, (19,), {"requests": 300, "bulk": 2_000, "jobs": 100}),
+    (history.measure, (20,), {"sizes": (1_000, 10_000)}),
+    (tiny.measure, (21,), {"records": 2_000}),
+    (pipe.measure, (22, 23, 24), {"empty": 5_000, "tiny": 2_000, "naps": 500}),
+    (shared.measure, (25, 26, 27, 28), {"singly": 300, "delays": 30}),
+)
 
 
 def main() -> int:
@@ -61,11 +62,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Without it, each row takes as many turns as make its figure steady.
     turns = {"turns": int(os.environ["BENCH_TURNS"])} if "BENCH_TURNS" in os.environ else {}
+    is_trial = "BENCH_TRIAL" in os.environ
     began = time.monotonic()
     results: list[Result] = []
-    for measure, numbers in MEASUREMENTS.items():
+    for measure, numbers, trial in MEASUREMENTS:
         if not wanted or wanted & set(numbers):
-            for result in measure(**turns):
+            for result in measure(**({**trial, "turns": 1} if is_trial else turns)):
                 results.append(result)
                 print(_line(result), flush=True)
     minutes = (time.monotonic() - began) / 60

@@ -97,8 +97,8 @@ def _machine(minutes: float) -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {file_system()}"
-    turns = os.environ.get("BENCH_TURNS")
-    chosen = f" with BENCH_TURNS={turns}" if turns else ""
+    names = (each for each in ("BENCH_TURNS", "BENCH_TRIAL") if each in os.environ)
+    chosen = "".join(f" with {name}={os.environ[name]}" for name in names)
     system = f"{platform.system()} {platform.release().partition('-')[0]}"
     lines = [
         f"- On {datetime.now(UTC):%Y-%m-%d} in {minutes:.1f} minutes{chosen}, at commit {commit}",
