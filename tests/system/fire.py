@@ -163,7 +163,7 @@ class Client:
             for _ in range(requests):
                 kind = self._random.random()
                 if kind < 0.5:
-                    await self._single(server)
+                    await self._single(server, self._item())
                 elif kind < 0.65:
                     await self._batch(server, [self._item() for _ in range(5)])
                 elif kind < 0.75:
@@ -175,18 +175,26 @@ class Client:
                 else:
                     await self._look(server)
 
-    def _item(self) -> dict[str, object]:
+    async def run_quick(self, server: Command, *, requests: int) -> None:
+        """Send up to so many jobs, one by one, that end at once."""
+        with suppress(httpx.HTTPError):
+            for _ in range(requests):
+                await self._single(server, {"type": "quick", "payload": self._next_payload()})
+
+    def _next_payload(self) -> str:
         self._count += 1
+        return f"{self._name}-{self._count}"
+
+    def _item(self) -> dict[str, object]:
         job_type = self._random.choice(REPEATABLE + ONCE)
-        item: dict[str, object] = {"type": job_type, "payload": f"{self._name}-{self._count}"}
+        item: dict[str, object] = {"type": job_type, "payload": self._next_payload()}
         if self._random.random() < 0.2:
             item["delay"] = 0.1
         if self._random.random() < 0.7:
             item["key"] = item["payload"]
         return item
 
-    async def _single(self, server: Command) -> None:
-        item = self._item()
+    async def _single(self, server: Command, item: dict[str, object]) -> None:
         key = item.pop("key", None)
         headers = {} if key is None else {"Idempotency-Key": str(key)}
         try:
@@ -267,8 +275,13 @@ class Client:
                 assert self._accounts.ids.setdefault(str(key), job_id) == job_id, item
 
 
+def is_quick(life: int) -> bool:
+    """Whether the clients of this life submit quick jobs alone; see `shoot`."""
+    return life % 3 == 0
+
+
 async def fire(server: Command, accounts: Accounts, *, life: int, seconds: float) -> None:
-    """Let eight clients submit for so long, and then kill the server."""
+    """Let clients submit for so long, and then kill the server."""
     with trio.move_on_after(seconds):
         await shoot(server, accounts, life=life, requests=1_000)
     server.process.kill()
@@ -276,11 +289,16 @@ async def fire(server: Command, accounts: Accounts, *, life: int, seconds: float
 
 
 async def shoot(server: Command, accounts: Accounts, *, life: int, requests: int) -> None:
-    """Let eight clients submit."""
+    """Let eight clients submit jobs of all kinds; in each third life, more of them quick ones.
+
+    Then eight jobs and more come to the disk together, and begin later than their clients know.
+    """
+    quick = is_quick(life)
     async with trio.open_nursery() as nursery:
-        for n in range(8):
+        for n in range(24 if quick else 8):
             client = Client(accounts, f"{life}-{n}", life * 100 + n)
-            nursery.start_soon(partial(client.run, server, requests=requests))
+            run = client.run_quick if quick else client.run
+            nursery.start_soon(partial(run, server, requests=requests))
 
 
 def starts(folder: Path) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ import trio
 
 from tests.command import Command, running_command
 from tests.proof.share import share_of
-from tests.system.fire import HANDLERS, Accounts, check, configuration, fire, rows, shoot
+from tests.system.fire import HANDLERS, Accounts, check, configuration, fire, is_quick, rows, shoot
 
 # httpx leaves a body unfinished when the server closes the connection.
 pytestmark = [
@@ -35,9 +35,8 @@ async def live_and_die(
     """Kill so many servers under fire; the last one finishes all, and stops in order."""
     chance = random.Random(seed)  # noqa: S311
     for life in range(first, first + lives + 1):
-        config = configuration(
-            workers=chance.choice([1, 4, 10]), buffer_size=chance.choice([5, 50])
-        )
+        buffer_size = 500 if is_quick(life) else chance.choice([5, 50])
+        config = configuration(workers=chance.choice([1, 4, 10]), buffer_size=buffer_size)
         environment = {"LIFE": str(life), "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
         start = running_command(folder, config=config, handlers=HANDLERS, environment=environment)
         async with start as server:
