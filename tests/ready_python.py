@@ -3,7 +3,8 @@
 The imports are most of what a start costs. A fork goes on as `python -m trio_jobs` does after them:
 in a folder, with an environment, arguments, descriptors and a process group of its own.
 
-`python -m tests.ready_python FD` is that process. It ends when the other end of its socket closes.
+`python -m tests.ready_python FD` starts that process, which is no child of the tests: some look at
+their children. It ends when the other end of its socket closes.
 """
 
 import json
@@ -78,7 +79,7 @@ class ReadyPython:
         """Start it, in this environment."""
         self._socket, its = socket.socketpair()
         self._at_the_start = _at_the_start(env)
-        self._process = subprocess.Popen(
+        subprocess.run(
             [sys.executable, "-m", "tests.ready_python", str(its.fileno())],
             cwd=Path(__file__).parents[1],
             env=env,
@@ -86,6 +87,7 @@ class ReadyPython:
             stdout=subprocess.DEVNULL,
             pass_fds=[its.fileno()],
             process_group=0,  # Ctrl-C is for the tests
+            check=True,
         )
         its.close()
 
@@ -116,7 +118,6 @@ class ReadyPython:
     def close(self) -> None:
         """End it."""
         self._socket.close()
-        self._process.wait()
 
 
 def _at_the_start(env: Mapping[str, str]) -> dict[str, str]:
@@ -179,5 +180,5 @@ def _fork_the_command(asked: int, tell: int, stdout: int, stderr: int) -> None:
     runpy.run_module("trio_jobs", run_name="__main__", alter_sys=True)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not os.fork():
     main(socket.socket(fileno=int(sys.argv[1])))
