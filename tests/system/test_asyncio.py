@@ -12,6 +12,9 @@ import pytest
 import trio
 
 from tests.command import PATIENCE, patched, run_command, running_command, started_command
+from trio_jobs.handlers.asyncio_task import _UNWINDING_TIME
+from trio_jobs.handlers.loop_thread import _CLOSING_TIME
+from trio_jobs.shutdown.stop import MARGIN_SECONDS
 
 # Between two signals that count.
 APART = 0.3
@@ -383,9 +386,13 @@ async def test_a_stop_at_a_lifespan_beside_a_job_that_swallows_its_cancel(
 ) -> None:
     """Unwinding, closing and the loop's end each take as long as they may."""
     text = config("swallows", "state_on_asyncio", place="asyncio", loop=loop)
-    environment = where("close hangs")
+    limit = "import trio_jobs.shutdown.stop as stop; stop.Stop.__init__.__kwdefaults__['margin'] = "
     async with running_command(
-        tmp_path, config=text, handlers=WORK, environment=environment
+        tmp_path,
+        config=text,
+        handlers=WORK,
+        environment=where("close hangs"),
+        command=patched(f"{limit}{PATIENCE}"),
     ) as server:
         await server.submit("swallows")
         await server.wait_for_line("work waits")
@@ -394,6 +401,11 @@ async def test_a_stop_at_a_lifespan_beside_a_job_that_swallows_its_cancel(
         assert await server.wait_exit() == 1
         assert server.lines_with("lifespan_not_closed")
         assert server.lines_with("asyncio_still_running")
+
+
+def test_the_steps_of_the_stop_above_take_less_than_the_hard_limit_gives_them() -> None:
+    # It gives them `graceful_timeout`, too: that is what a lifespan takes.
+    assert _UNWINDING_TIME + _CLOSING_TIME < MARGIN_SECONDS
 
 
 # What blocks, what forks, what is imported. -----------------------------------------------------
