@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import trio
@@ -41,6 +41,14 @@ def read(path: Path) -> list[tuple[int, Job]]:
     finally:
         connection.close()
     return [whole_job(row) for row in rows]
+
+
+@contextmanager
+def locked_elsewhere(file: StoreFile) -> Iterator[None]:
+    """Within the block another program has the file's write lock."""
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def no_rule(job_type: str) -> None:

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from msgspec.structs import replace
 
-from tests.stores.sqlite.files import Calls, journal_of, no_rule, opened, read
+from tests.stores.sqlite.files import Calls, journal_of, locked_elsewhere, no_rule, opened, read
 from tests.support import NOON, SUCCEEDED, make_job
 from trio_jobs import Job, JobStatus
 from trio_jobs.job import IdempotencyKey
@@ -335,16 +335,13 @@ async def test_writer_waits_for_another_process_that_holds_the_write_lock(tmp_pa
     calls = Calls()
     with opened(tmp_path / "jobs.db") as file:
         file.connection.execute("PRAGMA busy_timeout = 0")
-        shell = sqlite3.connect(file.path, isolation_level=None)
         async with journal_of(file, calls) as journal:
-            shell.execute("BEGIN IMMEDIATE")
-            calls.submit(journal, "a", [(1, make_job("a"))])
-            await journal.settled()
-            assert str(calls.refused["a"]) == "database is locked"
-            shell.execute("ROLLBACK")
+            with locked_elsewhere(file):
+                calls.submit(journal, "a", [(1, make_job("a"))])
+                await journal.settled()
+                assert str(calls.refused["a"]) == "database is locked"
             calls.submit(journal, "b", [(2, make_job("b"))])
             await journal.settled()
-        shell.close()
 
     assert calls.landed == ["b"]
 
@@ -467,16 +464,13 @@ async def test_group_begins_although_the_next_commit_fails_before_it_is_written(
     began: list[str] = []
     with opened(tmp_path / "jobs.db") as file:
         file.connection.execute("PRAGMA busy_timeout = 0")
-        shell = sqlite3.connect(file.path, isolation_level=None)
         async with group_of(file, calls, began) as journal:
-            shell.execute("BEGIN IMMEDIATE")
-            calls.append(journal, "end", [(1, completed(make_job("01")))])
-            submit_job(journal, calls, 9, began)
-            await wait_until(lambda: bool(began))
+            with locked_elsewhere(file):
+                calls.append(journal, "end", [(1, completed(make_job("01")))])
+                submit_job(journal, calls, 9, began)
+                await wait_until(lambda: bool(began))
 
-            assert (list(calls.refused), began) == (["9"], EIGHT)
-            shell.execute("ROLLBACK")
-        shell.close()
+                assert (list(calls.refused), began) == (["9"], EIGHT)
 
     assert calls.landed == [*EIGHT, "end"]
 
@@ -488,15 +482,13 @@ async def test_group_does_not_wait_until_many_records_are_ready_for_the_disk(
     began: list[str] = []
     with opened(tmp_path / "jobs.db") as file:
         file.connection.execute("PRAGMA busy_timeout = 60000")
-        shell = sqlite3.connect(file.path, isolation_level=None)
         async with group_of(file, calls, began) as journal:
-            shell.execute("BEGIN IMMEDIATE")
-            calls.submit(journal, "batch", [(seq, make_job(str(seq))) for seq in range(9, 9 + 257)])
-            await wait_until(lambda: bool(began))
+            with locked_elsewhere(file):
+                batch = [(seq, make_job(str(seq))) for seq in range(9, 9 + 257)]
+                calls.submit(journal, "batch", batch)
+                await wait_until(lambda: bool(began))
 
-            assert (calls.landed, calls.refused, began) == (EIGHT, {}, EIGHT)
-            shell.execute("ROLLBACK")
-        shell.close()
+                assert (calls.landed, calls.refused, began) == (EIGHT, {}, EIGHT)
 
     assert calls.landed == [*EIGHT, "batch"]
 
