@@ -19,7 +19,7 @@ from hypothesis import settings
 from trio.testing import MockClock
 from werkzeug.routing import Rule
 
-from tests.proof.share import share_of
+from tests.proof.share import share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
@@ -87,10 +87,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without ``-m``, leave out the folders whose tests would be left out one by one."""
+    """Leave out folders and files whose tests would be left out one by one."""
+    marker = config.option.markexpr
     folder = collection_path.name if collection_path.parent == HERE else ""
-    left_out = folder in ALONE and not config.option.markexpr and folder not in named_by(config)
+    if not marker:
+        left_out = folder in ALONE and folder not in named_by(config)
+    elif marker == "soak":
+        left_out = collection_path.suffix == ".py" and not has_soak_tests(collection_path)
+    else:
+        left_out = marker in FOLDERS and folder in FOLDERS.keys() - {marker}
     return True if left_out else None
+
+
+@functools.cache
+def has_soak_tests(path: Path) -> bool:
+    """Whether a file has the marker's name in it."""
+    return b"soak" in path.read_bytes()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -131,10 +143,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.relative_to(HERE).parts[0]
         if "smoke" in marks(item) and folder in ALONE:
             raise pytest.UsageError(f"{item.nodeid}: no run without -m collects {folder}")
+        if "soak" in marks(item) and not has_soak_tests(item.path):
+            raise pytest.UsageError(f"{item.nodeid}: no run with -m soak collects its file")
         if folder in FOLDERS and not marks(item) & {"smoke", "soak"}:
             item.add_marker(folder)
-        if seed_of(item) >= FEW_SEEDS:
+        if (seed := seed_of(item)) >= FEW_SEEDS:
             item.add_marker("proof")
+            if seed not in swept(item.nodeid.partition("[")[0], seed):
+                left_out.append(item)
+        if "proof" in marks(item) and folder in FOLDERS.keys() - {"proof"}:
+            raise pytest.UsageError(f"{item.nodeid}: no run with -m proof collects {folder}")
         if not config.option.markexpr and marks(item) & MARKERS.keys() - named:
             left_out.append(item)
     gone = set(left_out)

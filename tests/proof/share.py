@@ -23,7 +23,7 @@ def soak_width(most: int = 10) -> int:
 
 
 def step_width() -> int:
-    """A sweep takes each step; with ``SWEEP_EVERY=8`` each eighth one."""
+    """A sweep takes each step, or seed; with ``SWEEP_EVERY=8`` each eighth one."""
     return int(os.environ.get("SWEEP_EVERY", "1"))
 
 
