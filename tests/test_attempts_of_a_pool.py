@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from tests.proof.share import few_or_many, others
 from trio_jobs import (
     GiveUp,
     Handler,
@@ -203,8 +204,9 @@ async def test_log_has_times_in_microseconds(
     assert vars(line)["duration"] == round(vars(line)["duration"], 6)
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.proof)])
+@few_or_many(8, 30)
 def test_no_two_attempts_of_a_job_run_at_the_same_time(examples: int) -> None:
+    @others
     @settings(max_examples=examples)
     @given(random=st.randoms(use_true_random=False), schedule=st.random_module())
     def check(random: Any, schedule: object) -> None:  # noqa: ANN401

@@ -14,6 +14,7 @@ from quart import request
 
 from tests.api.support import Api, accept, assert_problem
 from tests.asgi import Client
+from tests.proof.share import few_or_many, others
 from tests.server.serving import Fields, Served, served
 from tests.support import Access, AccessControl, Role, TokenTable
 from trio_jobs import open_jobs
@@ -266,13 +267,9 @@ REQUESTS = st.lists(
 )
 
 
-def few_or(many: int) -> pytest.MarkDecorator:
-    """How many examples a test has: a few of them, and as a proof all."""
-    return pytest.mark.parametrize("examples", [16, pytest.param(many, marks=pytest.mark.proof)])
-
-
-@few_or(60)
+@few_or_many(16, 60)
 def test_no_trick_with_a_path_gets_a_role_to_a_route_of_another(examples: int) -> None:
+    @others
     @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
     @given(REQUESTS)
     def check(requests: list[tuple[str, str, Role | None]]) -> None:
@@ -293,8 +290,9 @@ def test_no_trick_with_a_path_gets_a_role_to_a_route_of_another(examples: int) -
 ROOTS = ["", "/", "/queue", "/queue/", "/jobs", "/health", "/ui", "/jobs/x"]
 
 
-@few_or(100)
+@few_or_many(16, 100)
 def test_no_mount_gets_a_role_to_a_route_of_another(examples: int) -> None:
+    @others
     @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
     @given(REQUESTS, st.sampled_from(ROOTS))
     def check(requests: list[tuple[str, str, Role | None]], root: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.api.support import handlers_of
 from tests.docs.blocks import DOCS
 from tests.metrics.support import OPENMETRICS, Exported, numbers_of_all_kinds, samples
+from tests.proof.share import few_or_many, others
 from tests.support import NOON, SUCCEEDED, RunningPool, make_parts, running_pool
 from trio_jobs.job import Job, JobError, Later
 from trio_jobs.metrics.families import REASONS, families
@@ -278,8 +279,9 @@ async def test_types_beyond_the_bound_are_one_and_each_type_keeps_its_name() -> 
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.proof)])
+@few_or_many(25, 100)
 def test_every_type_is_read_back_as_it_was(accept: str, examples: int) -> None:
+    @others
     @settings(max_examples=examples)
     @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50))
     def check(type_: str) -> None:

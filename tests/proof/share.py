@@ -1,7 +1,14 @@
 """How much of the long checks is run: all of it, or the share that the environment names."""
 
 import os
+from math import ceil
+from typing import TypeVar
 from zlib import crc32
+
+import hypothesis
+import pytest
+
+Property = TypeVar("Property")
 
 
 def share_of(amount: float) -> float:
@@ -33,7 +40,7 @@ def first_step(sweep: str) -> int:
     Args:
         sweep: Its name: sweeps of one scenario begin at different steps, and take most together.
     """
-    return 1 + (crc32(sweep.encode()) + int(os.environ.get("SWEEP_FROM", "0"))) % step_width()
+    return 1 + (crc32(sweep.encode()) + _sweep_from()) % step_width()
 
 
 def swept(sweep: str, steps: int) -> range:
@@ -44,3 +51,37 @@ def swept(sweep: str, steps: int) -> range:
         steps: How many the scenario has when nothing happens to it.
     """
     return range(first_step(sweep), steps + 1, step_width())
+
+
+def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
+    """How many examples a property has: a few, and as a proof many.
+
+    With ``SWEEP_EVERY=8`` a quarter of the many, which should be `others` then.
+    """
+    share = max(few, ceil(many * min(2 / step_width(), 1)))
+    numbers = [few, pytest.param(share, marks=pytest.mark.proof)]
+    return pytest.mark.parametrize("examples", numbers, ids=["few", "many"])
+
+
+def others(tried: Property) -> Property:
+    """Let a property, or a state machine, have other examples with each ``SWEEP_FROM``."""
+    return hypothesis.seed(_sweep_from())(tried) if _sweep_from() else tried  # type: ignore[type-var]
+
+
+def rounds(most: int) -> range:
+    """The seeds of the rounds that a model may take until each way has been gone.
+
+    Args:
+        most: How many rounds. With ``SWEEP_EVERY=8`` eight times as many: each is an eighth.
+    """
+    first = 1_000 * _sweep_from()
+    return range(first, first + most * step_width())
+
+
+def examples_of_round(examples: int) -> int:
+    """How many examples such a round has; with ``SWEEP_EVERY=8`` an eighth of all."""
+    return ceil(examples / step_width())
+
+
+def _sweep_from() -> int:
+    return int(os.environ.get("SWEEP_FROM", "0"))

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from tests.durable import MAX_INTERRUPTIONS, ONCE, StepJournal, open_store
-from tests.proof.share import share_of
+from tests.proof.share import examples_of_round, rounds, share_of
 from tests.support import NOON, Later, MemoryStore, StoreError, StoreSettings, make_job
 from trio_jobs import Ending, IdempotencyKey, Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.store import DuplicateJobError
@@ -587,10 +587,11 @@ def test_stores_agree_with_the_model(machine: type[DictMachine], examples: int) 
 
     wanted = {"refused", "unwritten", "interrupted", "suspect", "rerun", "cut off"}
     # Which sequences Hypothesis makes depends on what else is imported: a round may miss a way.
-    for number in range(8):
+    for number in rounds(8):
         seed(number)(Counted)
         run_state_machine_as_test(
-            Counted, settings=settings(max_examples=examples, stateful_step_count=40)
+            Counted,
+            settings=settings(max_examples=examples_of_round(examples), stateful_step_count=40),
         )
         seen = {way for way, count in Counted.ways.items() if count > 1}
         if seen >= wanted:

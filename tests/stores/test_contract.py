@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
+from tests.proof.share import few_or_many, others
 from tests.stores.contract import InMemory, Subject, in_database, in_file
 from tests.support import NOON
 from trio_jobs import Ending, IdempotencyKey, Job, JobError, JobStatus, Outcome
@@ -257,9 +258,10 @@ def opens(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     return lambda: in_database(database)
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.proof)])
+@few_or_many(8, 30)
 def test_any_calls_have_the_answers_of_the_store_in_memory(opens: Open, examples: int) -> None:
     # Each example opens two servers: to make one shorter would take minutes.
+    @others
     @settings(
         max_examples=examples,
         phases=[Phase.explicit, Phase.generate],

@@ -7,7 +7,6 @@ Nothing waits here: `tests/stores/test_shared_store.py` has what does.
 
 from functools import partial
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.proof.share import few_or_many, others
 from tests.stores.fake_rounds import FakeDatabase, Server
 from tests.support import NOON
 from trio_jobs import Ending, Outcome
@@ -347,9 +347,9 @@ class SharedStoreMachine(RuleBasedStateMachine):
         return len(server.store._cut) + len(server.store._again)
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.proof)])
+@few_or_many(20, 200)
 def test_two_servers_over_one_database(examples: int) -> None:
     run_state_machine_as_test(
-        SharedStoreMachine,
+        others(SharedStoreMachine),
         settings=settings(max_examples=examples, stateful_step_count=50, deadline=None),
     )

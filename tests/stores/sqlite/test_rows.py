@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.proof.share import few_or_many, others
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome, Progress
@@ -67,8 +68,9 @@ def jobs(draw: st.DrawFn) -> Job:
     )
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.proof)])
+@few_or_many(25, 100)
 def test_job_comes_out_as_it_went_in_and_as_it_moved(examples: int, tmp_path: Path) -> None:
+    @others
     @settings(max_examples=examples)
     @given(first=jobs(), second=jobs())
     def check(first: Job, second: Job) -> None:
