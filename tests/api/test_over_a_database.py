@@ -15,7 +15,7 @@ import trio
 from tests.api.piping import PIPE, decoded, line, lines_of, outcomes
 from tests.api.support import assert_problem
 from tests.asgi import Client
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from trio_jobs import DurableJobs, Handler, Job, open_jobs
 
 WAIT = {"prefer": "wait=60"}

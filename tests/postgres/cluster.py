@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,13 @@ from tests.docs.machine import pass_over
 
 # Debian has the server's programs beside each other, by version, and not on the PATH.
 DEBIAN = Path("/usr/lib/postgresql")
+
+# Where files are in memory, and how many bytes must be free there for a server's.
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+ROOM = 2**30
+
+# What a crash would need; and less of it is kept.
+UNSAFE = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 
 Mode = Literal["smart", "fast", "immediate"]
 
@@ -37,17 +44,40 @@ def need_programs() -> Path:
     return whole[0]
 
 
+def roomy_memory() -> Path | None:
+    """The folder whose files are in memory, if there is one and it has room."""
+    is_roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    return MEMORY if is_roomy else None
+
+
+@contextmanager
+def ended(processes: Iterable[int]) -> Iterator[None]:
+    """A block that ends processes; after it they have ended."""
+    running: list[int] = []
+    for process in processes:
+        with suppress(ProcessLookupError):
+            running.append(os.pidfd_open(process))
+    try:
+        yield
+        for each in running:
+            select.select([each], [], [])
+    finally:
+        for each in running:
+            os.close(each)
+
+
 class Cluster:
     """A server with its data, in a folder that goes with it; both go with the test run.
 
     Args:
         programs: The folder of the server's programs.
-        safe: Whether it survives a crash, as a real one; else it is faster.
+        safe: Whether it survives a crash, as a real one; else it is faster, and in memory if there
+            is room.
         settings: Settings of the server.
     """
 
     def __init__(self, programs: Path, *, safe: bool, **settings: str | int) -> None:
-        self._make_folder(programs)
+        self._make_folder(programs, parent=None if safe else roomy_memory())
         self._run(
             "initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
             "--no-sync", "--no-instructions", f"--pgdata={self._data}",
@@ -58,14 +88,14 @@ class Cluster:
             "max_connections": 100,
             "shared_buffers": "32MB",
             "timezone": "UTC",
-            **({} if safe else {"fsync": "off", "full_page_writes": "off"}),
+            **({} if safe else UNSAFE),
             **settings,
         }
         self._configure(every)
 
-    def _make_folder(self, programs: Path) -> None:
+    def _make_folder(self, programs: Path, parent: Path | None) -> None:
         # A socket's path may have 107 bytes: pytest's own folders are too deep.
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
         self._programs = programs
         self._data = self.folder / "data"
         # The server refuses to run as root.
@@ -113,11 +143,8 @@ class Cluster:
         os.kill(pid, signal.SIGSTOP)  # it starts no more
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for each in [*map(int, children), pid]:
-            with suppress(ProcessLookupError):
-                ended = os.pidfd_open(each)
+            with ended([each]), suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
-                select.select([ended], [], [])
-                os.close(ended)
         # Until somebody has asked for its exit status, a server seems to run on.
         (self._data / "postmaster.pid").unlink()
         (self.folder / ".s.PGSQL.5432.lock").unlink()
@@ -169,7 +196,7 @@ class Standby(Cluster):
     """
 
     def __init__(self, primary: Cluster) -> None:
-        self._make_folder(primary._programs)
+        self._make_folder(primary._programs, parent=None)
         self._run(
             "pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
             f"--dbname={primary.url()}", f"--pgdata={self._data}",

@@ -1,39 +1,20 @@
-"""Databases for tests: one each, on a server that the run starts."""
+"""Databases for tests: one each at a time, on a server that the run starts."""
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
-from typing import Any
 
 import pytest
 import trio
 
 from tests.postgres.cluster import Cluster, Mode, need_programs
+from tests.postgres.databases import Database, Databases
 from tests.postgres.pooler import Pooler
 from tests.postgres.proxy import Proxy
 
 EMPTY = "template1"
 WITH_SCHEMA = "with_schema"
-
-
-@dataclass(frozen=True, slots=True)
-class Database:
-    """A database of a test's own.
-
-    Attributes:
-        url: Its URL, for a user with every right.
-        name: Its name.
-        cluster: The server that it is on: other tests' databases are there too.
-    """
-
-    url: str
-    name: str
-    cluster: Cluster
-
-    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
-        """Execute a statement on a connection of its own; its rows, if it has some."""
-        return await fetch(self.url, sql, *params)
 
 
 class CrashDatabase(Database):
@@ -57,15 +38,6 @@ class CrashDatabase(Database):
         self.cluster.kill()
 
 
-async def fetch(url: str, sql: str, *params: object) -> list[tuple[Any, ...]]:
-    """Execute a statement on a connection of its own; its rows, if it has some."""
-    from trio_jobs.stores.postgres.trio_connection import connect  # few runs need it
-
-    async with await connect(url, name="test") as connection:
-        cursor = await connection.execute(sql, params)
-        return [] if cursor.description is None else await cursor.fetchall()
-
-
 async def make_schema(url: str) -> None:
     """Do what `trio-jobs migrate` does."""
     from trio_jobs.stores.postgres.schema_version import migrate
@@ -87,35 +59,39 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster: Cluster) -> str:
-    """The name of a database with the schema and without jobs."""
-    cluster.create(WITH_SCHEMA, template=EMPTY)
-    trio.run(make_schema, cluster.url(WITH_SCHEMA))
-    return WITH_SCHEMA
-
-
-@pytest.fixture(scope="session")
 def database_names() -> Iterator[str]:
     """Names that no database of this run has."""
     return map("test_{}".format, itertools.count())
 
 
+@pytest.fixture(scope="session")
+def databases(cluster: Cluster, database_names: Iterator[str]) -> Iterator[Databases]:
+    """Databases with the schema."""
+    cluster.create(WITH_SCHEMA, template=EMPTY)
+    trio.run(make_schema, cluster.url(WITH_SCHEMA))
+    with closing(Databases(cluster, WITH_SCHEMA, database_names)) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def empty_databases(cluster: Cluster, database_names: Iterator[str]) -> Iterator[Databases]:
+    """Databases without the schema."""
+    with closing(Databases(cluster, EMPTY, database_names)) as databases:
+        yield databases
+
+
 @pytest.fixture
-def database(cluster: Cluster, template: str, database_names: Iterator[str]) -> Iterator[Database]:
+def database(databases: Databases) -> Iterator[Database]:
     """A database with the schema; without a PostgreSQL server the test is skipped."""
-    name = next(database_names)
-    cluster.create(name, template=template)
-    yield Database(cluster.url(name), name, cluster)
-    cluster.drop(name)
+    with databases.one() as database:
+        yield database
 
 
 @pytest.fixture
-def empty_database(cluster: Cluster, database_names: Iterator[str]) -> Iterator[Database]:
+def empty_database(empty_databases: Databases) -> Iterator[Database]:
     """A database without the schema."""
-    name = next(database_names)
-    cluster.create(name, template=EMPTY)
-    yield Database(cluster.url(name), name, cluster)
-    cluster.drop(name)
+    with empty_databases.one() as database:
+        yield database
 
 
 @pytest.fixture

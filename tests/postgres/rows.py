@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from trio_jobs.stores.postgres.trio_connection import connect
 
 Row = dict[str, object]

@@ -7,15 +7,7 @@ import sys
 
 import pytest
 
-from tests.postgres.fixtures import CrashDatabase, Database
-
-
-async def test_each_test_has_a_database_of_its_own(
-    database: Database, empty_database: Database
-) -> None:
-    await database.fetch("create table here (n int)")
-
-    assert await empty_database.fetch("select * from pg_tables where tablename = 'here'") == []
+from tests.postgres.fixtures import CrashDatabase
 
 
 @pytest.mark.system

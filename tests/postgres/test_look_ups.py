@@ -11,7 +11,7 @@ from itertools import product
 
 import pytest
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.postgres.rows import Row, insert
 from tests.support import NOON
 from trio_jobs import Job, JobStatus, Outcome

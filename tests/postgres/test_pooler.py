@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from trio_jobs import StoreDatabaseError, open_jobs
 
 

@@ -5,27 +5,26 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.postgres.proxy import Proxy, When
 from trio_jobs.stores.postgres.trio_connection import LOST, connect
 
-INSERT = "insert into counted values (%s)"
+INSERT = "insert into trio_jobs.jobs (id, type) values (trio_jobs.uuid7(), %s)"
 # Parse, bind, describe, execute and sync, and the answers to each.
 MESSAGES = ["P", "B", "D", "E", "S", "1", "2", "n", "C", "Z"]
 
 
 async def count(database: Database) -> int:
     """How many rows are in."""
-    [[number]] = await database.fetch("select count(*) from counted")
+    [[number]] = await database.fetch("select count(*) from trio_jobs.jobs")
     assert isinstance(number, int)
     return number
 
 
 async def test_messages_pass_and_are_counted(database: Database, proxy: Proxy) -> None:
-    await database.fetch("create table counted (n int)")
     async with await connect(proxy.url, name="test") as connection:
         proxy.passed.clear()
-        await connection.execute(INSERT, [1])
+        await connection.execute(INSERT, ["t"])
 
     assert [each.kind for each in proxy.passed[: len(MESSAGES)]] == MESSAGES
     assert await count(database) == 1
@@ -36,14 +35,13 @@ async def test_messages_pass_and_are_counted(database: Database, proxy: Proxy) -
 async def test_cut_connection_is_lost_whichever_message_it_is(
     database: Database, proxy: Proxy, number: int, when: When
 ) -> None:
-    await database.fetch("create table counted (n int)")
     async with await connect(proxy.url, name="test") as connection:
         cut = proxy.cut_at(number, when, name="test")
         if (number, when) == (len(MESSAGES) - 1, "after"):
-            await connection.execute(INSERT, [1])
+            await connection.execute(INSERT, ["t"])
         else:
             with pytest.raises(LOST):
-                await connection.execute(INSERT, [1])
+                await connection.execute(INSERT, ["t"])
             assert connection.closed
     assert cut.done.is_set()
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.postgres.rows import Row, insert
 from tests.support import NOON, SUCCEEDED, noon
 from trio_jobs import InvalidTransitionError, Job, JobNotFoundError, JobStatus, Outcome

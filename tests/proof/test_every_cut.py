@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.postgres.proxy import Proxy, When
 from tests.proof.share import first_step, step_width
 from trio_jobs import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.support import (
     HandlerRegistry,
     HttpSettings,

@@ -19,7 +19,8 @@ from tests.command import (
     running_command,
     started_command,
 )
-from tests.postgres.fixtures import CrashDatabase, Database
+from tests.postgres.databases import Database
+from tests.postgres.fixtures import CrashDatabase
 from trio_jobs import DurableJobs, StoreDatabaseError, open_jobs
 from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.trio_connection import connect

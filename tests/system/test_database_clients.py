@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from tests.command import Command, ledger, running_command, started_command
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from trio_jobs.client import AsyncClient, Client
 
 CONFIG = """

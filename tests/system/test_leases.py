@@ -9,7 +9,8 @@ import trio
 
 from tests.command import PATIENCE, Command, running_command
 from tests.postgres.cluster import Mode
-from tests.postgres.fixtures import CrashDatabase, Database
+from tests.postgres.databases import Database
+from tests.postgres.fixtures import CrashDatabase
 
 LEASE = 4
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.command import Gate, patched, running_command
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.postgres.proxy import Proxy
 from tests.system.test_database import CONFIG, HANDLERS, wait_for
 from tests.system.test_leases import end_of, noted, server_of

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.stores.postgres.member import (
     Member,
     begun,

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import trio
 
-from tests.postgres.fixtures import Database, fetch
+from tests.postgres.databases import Database, fetch
 from tests.postgres.proxy import Proxy
 from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
 from trio_jobs.pool.store import StoreDatabaseError

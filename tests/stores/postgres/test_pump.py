@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
-from tests.postgres.fixtures import Database, fetch
+from tests.postgres.databases import Database, fetch
 from tests.postgres.proxy import Proxy, When
 from tests.stores.postgres.member import Member, ended, joined, make_job
 from trio_jobs.job import Job

@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.postgres.fixtures import CrashDatabase, Database
+from tests.postgres.databases import Database
+from tests.postgres.fixtures import CrashDatabase
 from tests.postgres.proxy import Proxy
 from trio_jobs.pool.refusals import StoreUnavailableError
 from trio_jobs.stores.postgres.readers import Readers

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 import trio
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from tests.stores.postgres.member import joined, listening, make_job, notes
 from trio_jobs.api.validation import check_submission
 from trio_jobs.handlers.registry import HandlerRegistry

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from tests.postgres.fixtures import Database
+from tests.postgres.databases import Database
 from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection, connect
 
 # An insert whose commit waits for who locks the gate, and fails for a 0.
