@@ -190,7 +190,7 @@ class Start(TypedDict, total=False):
     config: str | None
     handlers: str | None
     environment: Mapping[str, str] | None
-    command: Sequence[str]
+    command: Sequence[str] | None
 
 
 @asynccontextmanager
@@ -265,7 +265,11 @@ async def _open(
     command = start.get("command")
     write_files(folder, config=start.get("config"), handlers=start.get("handlers"))
     if command is None and ready_python().can_fork(env):
-        return ready_python().fork(arguments, cwd=folder, env=env, stdout=stdout)
+        return ForkedProcess(
+            ready_python().fork(
+                arguments, cwd=folder, env=env, stdout=stdout, stderr=subprocess.PIPE
+            )
+        )
     return await trio.lowlevel.open_process(
         [*(command or MODULE), *arguments],
         cwd=folder,
@@ -283,12 +287,6 @@ def ready_python() -> ReadyPython:
     ready = ReadyPython(environment({}))
     atexit.register(ready.close)
     return ready
-
-
-def prepared(folder: Path, arguments: Sequence[str], start: Start) -> list[str]:
-    """Write the files of a command; its command line."""
-    write_files(folder, config=start.get("config"), handlers=start.get("handlers"))
-    return [*start.get("command", MODULE), *arguments]
 
 
 def write_files(folder: Path, *, config: str | None = None, handlers: str | None = None) -> None:
@@ -376,7 +374,7 @@ def environment(more: Mapping[str, str] | None) -> dict[str, str]:
     return {**inherited, **(_ANY_PORT if more is None else more)}
 
 
-async def each_line_is_answered_at_once(run: trio.Process) -> None:
+async def each_line_is_answered_at_once(run: ForkedProcess) -> None:
     """Send numbers to a run that reads its standard input, each when the last one is answered."""
     assert run.stdin is not None
     assert run.stdout is not None

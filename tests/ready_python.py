@@ -7,9 +7,11 @@ in a folder, with an environment, arguments, descriptors and a process group of 
 their children. It ends when the other end of its socket closes.
 """
 
+import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -19,11 +21,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Self
 
 import trio
 from trio._core import _run
 
-MODULES = ("trio_jobs.bootstrap", "trio_jobs.config", "trio_jobs.commands.run.command")
+from trio_jobs.cli import COMMANDS
+
+# What servers and commands import, also those that tell by their settings what they need.
+MODULES = (
+    "encodings.idna",
+    "httpx",
+    "trio_jobs.bootstrap",
+    "trio_jobs.config",
+    "trio_jobs.metrics.exporter",
+    "trio_jobs.store_in_database",
+    "trio_jobs.store_in_file",
+    *(f"trio_jobs.commands.{module}" for module, _ in COMMANDS.values()),
+)
 
 # Variables of such names have their effect while Python starts.
 AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_")
@@ -35,30 +50,35 @@ NUMBER_BYTES = 8
 REQUEST = b"f"
 
 
-class ForkedProcess:
-    """A command in a fork: `trio.Process`, as far as the tests use that.
+class Fork:
+    """A command in a fork: `subprocess.Popen`, as far as the tests use that.
 
     Attributes:
         pid: The process, the leader of a process group of its own.
         returncode: Its status, or minus the signal that has ended it; None until ``wait`` returns.
-        stdout: What it writes to standard output, if that is a pipe.
-        stderr: What it writes to standard error.
+        numbers: A descriptor that can be read once it has ended.
+        stdin: The descriptor of what it reads, if that is a pipe; the caller closes it.
+        stdout: Of what it writes to standard output, likewise.
+        stderr: Of what it writes to standard error, likewise.
     """
 
-    def __init__(self, numbers: int, stdout: int | None, stderr: int) -> None:
+    def __init__(self, numbers: int, pipes: Mapping[int, int]) -> None:
         self.pid = _number(os.read(numbers, NUMBER_BYTES))
         self.returncode: int | None = None
-        self.stdout = None if stdout is None else trio.lowlevel.FdStream(stdout)
-        self.stderr = trio.lowlevel.FdStream(stderr)
-        self._numbers = trio.lowlevel.FdStream(numbers)
-        self._waiting = trio.Lock()
+        self.numbers = numbers
+        self.stdin, self.stdout, self.stderr = map(pipes.get, range(3))
 
-    async def wait(self) -> int:
-        """Its status, once it has ended."""
-        async with self._waiting:
-            if self.returncode is None:
-                self.returncode = _number(await self._numbers.receive_some(NUMBER_BYTES))
-                await self._numbers.aclose()
+    def wait(self, timeout: float) -> int:
+        """Its status, once it has ended.
+
+        Raises:
+            TimeoutError: It has not ended after so many seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self.numbers], [], [], timeout)[0]:
+                raise TimeoutError(f"process {self.pid} is still there after {timeout} s")
+            self.returncode = _number(os.read(self.numbers, NUMBER_BYTES))
+            os.close(self.numbers)
         return self.returncode
 
     def send_signal(self, signum: signal.Signals) -> None:
@@ -70,6 +90,58 @@ class ForkedProcess:
     def kill(self) -> None:
         """Send SIGKILL, unless it has ended."""
         self.send_signal(signal.SIGKILL)
+
+
+class ForkedProcess:
+    """A command in a fork: `trio.Process`, as far as the tests use that.
+
+    Attributes:
+        pid: As of `Fork`.
+        stdin: What it reads, if that is a pipe.
+        stdout: What it writes to standard output, if that is a pipe.
+        stderr: What it writes to standard error, if that is a pipe.
+    """
+
+    def __init__(self, fork: Fork) -> None:
+        self.pid = fork.pid
+        self.stdin, self.stdout, self.stderr = (
+            None if fd is None else trio.lowlevel.FdStream(fd)
+            for fd in (fork.stdin, fork.stdout, fork.stderr)
+        )
+        self._fork = fork
+        self._waiting = trio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Kill it, and close its pipes."""
+        with trio.CancelScope(shield=True):
+            self.kill()
+            await self.wait()
+            for stream in (self.stdin, self.stdout, self.stderr):
+                if stream is not None:
+                    await stream.aclose()
+
+    @property
+    def returncode(self) -> int | None:
+        """As of `Fork`."""
+        return self._fork.returncode
+
+    async def wait(self) -> int:
+        """Its status, once it has ended."""
+        async with self._waiting:
+            if self._fork.returncode is None:
+                await trio.lowlevel.wait_readable(self._fork.numbers)
+            return self._fork.wait(0)
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        self._fork.send_signal(signum)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self._fork.kill()
 
 
 class ReadyPython:
@@ -96,24 +168,37 @@ class ReadyPython:
         return _at_the_start(env) == self._at_the_start
 
     def fork(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdout: int
-    ) -> ForkedProcess:
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.DEVNULL,
+    ) -> Fork:
         """Start `python -m trio_jobs` with these arguments, in a fork.
 
-        Standard error is a pipe; standard output is PIPE or DEVNULL, as `subprocess` has them.
+        Each of the three is a descriptor, PIPE or DEVNULL, as `subprocess` has them.
         """
         numbers, tell = os.pipe()
-        errors, stderr = os.pipe()
-        piped = stdout == subprocess.PIPE
-        output, stdout = os.pipe() if piped else (None, os.open(os.devnull, os.O_WRONLY))
         read, write = os.pipe()
-        theirs = [read, tell, stdout, stderr]
-        socket.send_fds(self._socket, [REQUEST], theirs)
+        null = os.open(os.devnull, os.O_RDWR)
+        theirs = [read, tell, null]
+        pipes = {}
+        standard = []
+        for number, fd in enumerate((stdin, stdout, stderr)):
+            if fd == subprocess.PIPE:
+                ends = os.pipe()
+                pipes[number], fd = ends if number else ends[::-1]
+                theirs.append(fd)
+            standard.append(null if fd == subprocess.DEVNULL else fd)
+        socket.send_fds(self._socket, [REQUEST], [read, tell, *standard])
         for fd in theirs:
             os.close(fd)
         with os.fdopen(write, "w") as file:
             json.dump({"arguments": [*arguments], "cwd": str(cwd), "env": dict(env)}, file)
-        return ForkedProcess(numbers, output, errors)
+        return Fork(numbers, pipes)
 
     def close(self) -> None:
         """End it."""
@@ -134,12 +219,15 @@ def _tell(fd: int, number: int) -> None:
 
 
 def main(requests: socket.socket) -> None:
-    """Fork for each request. Return in a fork after its end, or when there are no more requests."""
+    """Fork for each request. Return in a fork at its end, or when there are no more requests."""
     del sys.path[0]  # it led to this module
     for module in MODULES:
         import_module(module)
+    # A collection, as at the end of a fork, leaves out what is there now: it would copy all of it.
+    gc.collect()
+    gc.freeze()
     while True:
-        request, fds, _, _ = socket.recv_fds(requests, len(REQUEST), 4)
+        request, fds, _, _ = socket.recv_fds(requests, len(REQUEST), 5)
         with suppress(ChildProcessError):  # no zombie lives longer than to the next request
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -152,20 +240,20 @@ def main(requests: socket.socket) -> None:
         _fork_the_command(*fds)
 
 
-def _fork_the_command(asked: int, tell: int, stdout: int, stderr: int) -> None:
+def _fork_the_command(asked: int, tell: int, *standard: int) -> None:
     """Fork once more: this process tells how the command ends."""
     command = os.fork()
     if command:
-        for fd in (asked, stdout, stderr):
+        for fd in (asked, *standard):
             os.close(fd)
         _, status = os.waitpid(command, 0)
         _tell(tell, os.waitstatus_to_exitcode(status))
-        return
+        os._exit(0)  # at once: to take down what has been imported costs more than many forks
     os.setpgid(0, 0)  # so a signal to its group does not reach the tests
     _tell(tell, os.getpid())
     os.close(tell)
-    for fd, standard in ((stdout, 1), (stderr, 2)):
-        os.dup2(fd, standard)
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number)
         os.close(fd)
     with os.fdopen(asked) as file:
         request = json.load(file)

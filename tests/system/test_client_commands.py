@@ -12,15 +12,17 @@ import sys
 import termios
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Thread
 
 import pytest
 
-from tests.command import MODULE, PATIENCE, environment, write_files
+from tests.command import MODULE, PATIENCE, environment, ready_python, write_files
 from tests.docs.machine import need, pass_over
+from tests.ready_python import Fork
 
 # One worker: what is behind a job that waits at the gate stays pending.
 CONFIG = """
@@ -48,6 +50,30 @@ async def wait(_payload):
 """
 
 
+class Started:
+    """A command that runs.
+
+    Attributes:
+        fork: Its process.
+        stdout: What it writes to standard output, if that is a pipe.
+        stderr: What it writes to standard error.
+    """
+
+    def __init__(self, fork: Fork) -> None:
+        assert fork.stderr is not None
+        self.fork = fork
+        self.stdout = None if fork.stdout is None else os.fdopen(fork.stdout, "rb")
+        self.stderr = os.fdopen(fork.stderr, "rb")
+
+    def close(self) -> None:
+        """Kill it."""
+        self.fork.kill()
+        self.fork.wait(PATIENCE)
+        self.stderr.close()
+        if self.stdout is not None:
+            self.stdout.close()
+
+
 class Shop:
     """A running server, and who asks it.
 
@@ -61,34 +87,48 @@ class Shop:
         self.url = url
 
     def ask(
-        self, *arguments: str, given: bytes = b"", command: Sequence[str] = MODULE
+        self, *arguments: str, given: bytes = b"", command: Sequence[str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """A command from beginning to end."""
-        return subprocess.run(
-            [*command, *arguments],
-            cwd=self.folder,
-            env=environment({"TRIO_JOBS_URL": self.url}),
-            input=given,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        env = environment({"TRIO_JOBS_URL": self.url})
+        if command is not None:
+            return subprocess.run(
+                [*command, *arguments],
+                cwd=self.folder,
+                env=env,
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
+            stdin.write(given)
+            for file in (stdin, stdout, stderr):
+                file.seek(0)
+            fork = ready_python().fork(
+                arguments,
+                cwd=self.folder,
+                env=env,
+                stdin=stdin.fileno(),
+                stdout=stdout.fileno(),
+                stderr=stderr.fileno(),
+            )
+            try:
+                status = fork.wait(PATIENCE)
+            finally:
+                fork.kill()
+            for file in (stdout, stderr):
+                file.seek(0)
+            return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
 
     @contextmanager
-    def started(self, *arguments: str, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, *arguments: str, stdout: int) -> Iterator[Started]:
         """A command that is killed at the end of the block."""
-        with subprocess.Popen(
-            [*MODULE, *arguments],
-            cwd=self.folder,
-            env=environment({"TRIO_JOBS_URL": self.url}),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-        ) as command:
-            try:
-                yield command
-            finally:
-                command.kill()
+        env = environment({"TRIO_JOBS_URL": self.url})
+        fork = ready_python().fork(
+            arguments, cwd=self.folder, env=env, stdout=stdout, stderr=subprocess.PIPE
+        )
+        with closing(Started(fork)) as started:
+            yield started
 
     def output(self, *arguments: str, given: bytes = b"") -> str:
         """What a command writes that does what it is asked for."""
@@ -103,17 +143,15 @@ def running_shop(folder: Path, config: str = CONFIG, bind: str = "127.0.0.1:0") 
     write_files(folder, config=config)
     (folder / "shop.py").write_text(SHOP)
     variables = environment({"TRIO_JOBS_HTTP_BIND": bind})
-    with subprocess.Popen(
-        MODULE, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stderr is not None
-        line = next(line for line in server.stderr if "Running on" in line)
+    fork = ready_python().fork((), cwd=folder, env=variables, stderr=subprocess.PIPE)
+    with closing(Started(fork)) as server:
+        line = next(line for line in server.stderr if b"Running on" in line).decode()
         reader = Thread(target=server.stderr.read)  # otherwise the log would lose lines
         reader.start()
         try:
             yield Shop(folder, line.split()[-1])
         finally:
-            server.kill()
+            server.fork.kill()
             reader.join()
 
 
@@ -260,10 +298,9 @@ def test_a_signal_ends_a_command_at_once_with_the_status_that_a_shell_knows(
     with shop.started("wait", first, job_id, stdout=subprocess.PIPE) as command:
         assert command.stdout is not None
         assert json.loads(command.stdout.readline())["id"] == first
-        command.send_signal(signum)
+        command.fork.send_signal(signum)
 
-        assert command.wait(PATIENCE) == -signum
-        assert command.stderr is not None
+        assert command.fork.wait(PATIENCE) == -signum
         assert command.stderr.read() == b""
     shop.output("cancel", job_id)
 
@@ -276,16 +313,14 @@ def test_a_closed_pipe_ends_a_command_quietly(shop: Shop) -> None:
     with shop.started("list", stdout=writer) as command:
         os.close(writer)
 
-        assert command.wait(PATIENCE) == -signal.SIGPIPE
-        assert command.stderr is not None
+        assert command.fork.wait(PATIENCE) == -signal.SIGPIPE
         assert command.stderr.read() == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_output_that_cannot_be_written_is_one_line_and_status_1(shop: Shop) -> None:
     with Path("/dev/full").open("wb") as full, shop.started("status", stdout=full.fileno()) as end:
-        assert end.wait(PATIENCE) == 1
-        assert end.stderr is not None
+        assert end.fork.wait(PATIENCE) == 1
         [line] = end.stderr.read().decode().splitlines()
     assert line.startswith("trio-jobs: standard output cannot be written: ")
 
@@ -321,16 +356,15 @@ def test_a_terminal_gets_a_table_and_a_picture_that_follows_the_pool(shop: Shop)
     terminal = Terminal()
     with shop.started("list", "--failed", "--limit=1", stdout=terminal.side) as command:
         terminal.read_until("email.*\r\n")
-        assert command.wait(PATIENCE) == 0
+        assert command.fork.wait(PATIENCE) == 0
     table = terminal.text.splitlines()
     terminal.text = ""
     with shop.started("top", stdout=terminal.side) as command:
         terminal.read_until(r"TYPE +RUNNING")
         shop.output("submit", "quick", "--wait")
         terminal.read_until(r"quick +\d")
-        command.send_signal(signal.SIGINT)
-        assert command.wait(PATIENCE) == -signal.SIGINT
-        assert command.stderr is not None
+        command.fork.send_signal(signal.SIGINT)
+        assert command.fork.wait(PATIENCE) == -signal.SIGINT
         assert command.stderr.read() == b""
     os.close(terminal.side)
     terminal.read_to_the_end()
@@ -386,7 +420,7 @@ def test_wait_goes_on_after_a_restart_over_a_file(tmp_path: Path) -> None:
             with urllib.request.urlopen(url, data=b"") as answer:  # noqa: S310  # it is http
                 assert answer.status == 202
             job = json.loads(waiting.stdout.readline())
-            assert waiting.wait(PATIENCE) == 0
+            assert waiting.fork.wait(PATIENCE) == 0
 
     assert (job["id"], job["result"]) == (kept, "kept")
 

@@ -19,7 +19,6 @@ import pytest
 import trio
 
 from tests.command import (
-    MODULE,
     PATIENCE,
     Command,
     Finished,
@@ -28,10 +27,12 @@ from tests.command import (
     environment,
     ledger,
     patched,
+    ready_python,
     run_command,
     started_command,
     write_files,
 )
+from tests.ready_python import ForkedProcess
 
 CONFIG = """
 [pool]
@@ -104,10 +105,10 @@ class Folder:
         code = {"config.toml", "work.py", "records.py", "__pycache__", "ledger", "gate"}
         return {path.name for path in self.path.iterdir()} - code
 
-    async def run(self, *arguments: str, command: Sequence[str] = MODULE) -> Finished:
+    async def run(self, *arguments: str, command: Sequence[str] | None = None) -> Finished:
         return await run_command(self.path, "run", *arguments, config=CONFIG, command=command)
 
-    def started(self, *arguments: str, command: Sequence[str] = MODULE) -> Any:  # noqa: ANN401
+    def started(self, *arguments: str, command: Sequence[str] | None = None) -> Any:  # noqa: ANN401
         return started_command(self.path, "run", *arguments, config=CONFIG, command=command)
 
 
@@ -528,19 +529,15 @@ async def test_progress_on_a_terminal_is_one_line_that_changes(folder: Folder) -
     folder.write(*range(1, 1_001))
     terminal = Terminal(columns=20)
     with Gate(folder.path) as gate:
-        process = await trio.lowlevel.open_process(
-            [*MODULE, "run", "records", "--type=at_the_gate", *OUT],
-            cwd=folder.path,
-            env=environment(None),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=terminal.theirs,
+        arguments = ("run", "records", "--type=at_the_gate", *OUT)
+        process = ready_python().fork(
+            arguments, cwd=folder.path, env=environment(None), stderr=terminal.theirs
         )
         os.close(terminal.theirs)
         await terminal.wait_for("\r\x1b[K 0/1,000  0.0/s")
         gate.open()
         await terminal.wait_for_the_end()
-        assert await process.wait() == 0
+        assert process.wait(PATIENCE) == 0
 
     shown = terminal.text.split("\r\x1b[K")
     # A line of the log is written after a progress line, and ends; the next one begins anew.
@@ -552,22 +549,20 @@ async def test_progress_on_a_terminal_is_one_line_that_changes(folder: Folder) -
 
 
 async def test_lines_of_a_pipe_are_answered_as_they_come(folder: Folder) -> None:
-    process = await trio.lowlevel.open_process(
-        [*MODULE, "run", "-", "--type=quick", "--config=config.toml", "--quiet"],
-        cwd=folder.path,
-        env=environment(None),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+    process = ForkedProcess(
+        ready_python().fork(
+            ["run", "-", "--type=quick", "--config=config.toml", "--quiet"],
+            cwd=folder.path,
+            env=environment(None),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
     with trio.fail_after(PATIENCE):
-        await each_line_is_answered_at_once(process)
-        process.send_signal(signal.SIGINT)  # while the pipe is open and silent
-        assert await process.wait() == 130
-        await process.stdin.aclose()
-        await process.stdout.aclose()
+        async with process:
+            await each_line_is_answered_at_once(process)
+            process.send_signal(signal.SIGINT)  # while the pipe is open and silent
+            assert await process.wait() == 130
 
 
 async def test_closed_standard_output_ends_the_run(folder: Folder) -> None:

@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from tests.command import (
-    MODULE,
     PATIENCE,
     Command,
     Finished,
@@ -22,8 +21,10 @@ from tests.command import (
     environment,
     ledger,
     patched,
+    ready_python,
     started_command,
 )
+from tests.ready_python import ForkedProcess
 
 CONFIG = """
 [pool]
@@ -61,7 +62,7 @@ class Folder:
             await server.wait_for_line("Running on")
             yield server
 
-    def started(self, *arguments: str, command: tuple[str, ...] = MODULE) -> Any:  # noqa: ANN401
+    def started(self, *arguments: str, command: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
         words = ("run", "records", *arguments)
         return started_command(self.path, *words, environment=self.variables, command=command)
 
@@ -220,18 +221,18 @@ async def test_unknown_type_is_a_line_and_not_the_end(folder: Folder) -> None:
 
 async def test_lines_of_a_pipe_are_answered_as_they_come(folder: Folder) -> None:
     async with folder.server():
-        process = await trio.lowlevel.open_process(
-            [*MODULE, "run", "-", "--type=quick", "--quiet"],
-            cwd=folder.path,
-            env=environment(folder.variables),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+        process = ForkedProcess(
+            ready_python().fork(
+                ["run", "-", "--type=quick", "--quiet"],
+                cwd=folder.path,
+                env=environment(folder.variables),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
         with trio.fail_after(PATIENCE):
-            await each_line_is_answered_at_once(process)
-            await process.stdin.aclose()
-            assert await process.wait() == 0
-            await process.stdout.aclose()
+            async with process:
+                assert process.stdin is not None
+                await each_line_is_answered_at_once(process)
+                await process.stdin.aclose()
+                assert await process.wait() == 0
