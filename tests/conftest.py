@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from httpx._transports import default
 from hypothesis import settings
 from trio.testing import MockClock
 from werkzeug.routing import Rule
@@ -188,6 +189,10 @@ def pytest_sessionstart() -> None:
     Each has the version of the package as well, which is read once.
     """
     metadata.version = functools.cache(metadata.version)
+    # Each client of httpx would read the certificates of the authorities anew.
+    default.create_ssl_context = functools.cache(  # type: ignore[attr-defined]
+        default.create_ssl_context  # type: ignore[attr-defined]
+    )
     compile_builder = Rule._compile_builder
 
     def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
