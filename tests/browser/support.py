@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.command import MODULE, PATIENCE, environment, prepared
+from tests.command import PATIENCE, environment, ready_python, write_files
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request
@@ -70,12 +70,12 @@ log_and_refuse = "work:log_and_refuse"
 """
 
 
-def expect(locator: "Locator") -> Any:  # noqa: ANN401 - as playwright, which need not be there
-    """Assert something of a part of the page, once it holds."""
+def expect(shown: "Locator | Page") -> Any:  # noqa: ANN401 - as playwright, which need not be there
+    """Assert something of the page, or of a part of it, once it holds."""
     from playwright.sync_api import expect as expect_
 
     expect_.set_options(timeout=PATIENCE * 1000)
-    return expect_(locator)
+    return expect_(shown)
 
 
 class Server:
@@ -85,7 +85,6 @@ class Server:
         url: Where it serves.
         client: A client with this base URL.
         lines: What it has written to standard error so far.
-        process: Its process.
 
     Args:
         folder: Its folder.
@@ -108,15 +107,15 @@ class Server:
         self._more = Condition()
         self._ended = False
         handlers = Path(__file__).parents[1].joinpath("work.py").read_text() + HANDLERS
-        self.process = subprocess.Popen(
-            prepared(folder, (), {"config": config, "handlers": handlers, "command": MODULE}),
+        write_files(folder, config=config, handlers=handlers)
+        self._process = ready_python().fork(
+            (),
             cwd=folder,
             env=environment({"TRIO_JOBS_HTTP_BIND": bind, **(variables or {})}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
         )
+        assert self._process.stderr is not None
+        self._log = os.fdopen(self._process.stderr)
         self._reader = Thread(target=self._read)
         self._reader.start()
         try:
@@ -172,25 +171,23 @@ class Server:
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal to the process."""
-        self.process.send_signal(signum)
+        self._process.send_signal(signum)
 
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
-        return self.process.wait(PATIENCE)
+        return self._process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End it at once; does nothing once it has ended."""
-        self.process.kill()
-        self.process.wait(PATIENCE)
+        self._process.kill()
+        self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._log.close()
         if hasattr(self, "client"):
             self.client.close()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._log:
             with self._more:
                 self.lines.append(line.rstrip("\n"))
                 self._more.notify_all()

@@ -204,12 +204,12 @@ def test_job_opens_in_a_dialog_that_has_an_address_and_gives_the_focus_back(
     dialog = page.locator("#detail")
     expect(dialog).to_contain_text("Refused: no such mailbox")
     expect(dialog).to_contain_text('"no such mailbox"')
-    assert page.url.endswith(f"#job={job_id}")
+    expect(page).to_have_url(f"{server.url}/ui#job={job_id}")
     assert page.evaluate("document.getElementById('detail').contains(document.activeElement)")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(row_of(page, job_id).locator(".id")).to_be_focused()
-    assert "#" not in page.url
+    expect(page).to_have_url(f"{server.url}/ui")
 
 
 def test_address_of_a_job_opens_it_and_going_back_closes_it(start: Start, pages: Pages) -> None:
@@ -266,7 +266,7 @@ def test_filters_are_in_the_address_and_come_back_with_it(start: Start, pages: P
     expect(page.locator("#jobs tr")).to_have_count(1)
     page.locator("#since").select_option("3600")
 
-    assert page.url.endswith("#view=ended&type=quick&since=3600")
+    expect(page).to_have_url(f"{server.url}/ui#view=ended&type=quick&since=3600")
     page.reload()
     expect(row_of(page, quick)).to_have_count(1)
     expect(page.locator("#jobs tr")).to_have_count(1)
@@ -332,7 +332,7 @@ def test_name_of_a_type_leads_to_its_jobs(start: Start, pages: Pages, press: Pre
     expect(page.locator("#jobs tr")).to_have_count(1)
     expect(row_of(page, job_id)).to_have_count(1)
     expect(page.locator("#jobs-title")).to_be_focused()
-    assert page.url.endswith("#type=refuse")
+    expect(page).to_have_url(f"{server.url}/ui#type=refuse")
 
 
 def test_workers_become_more_and_fewer(
