@@ -446,7 +446,7 @@ async def test_client_that_waits_for_a_waiting_job_is_answered_when_the_pool_end
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("number", [5_000, pytest.param(30_000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("number", [5_000, pytest.param(12_000, marks=pytest.mark.proof)])
 async def test_very_many_due_at_once_beside_streams_and_single_requests_starve_nobody(
     number: int, autojump_clock: MockClock
 ) -> None:

@@ -416,7 +416,7 @@ def resident_bytes() -> int:
 @pytest.mark.proof
 async def test_memory_does_not_grow_with_the_length_of_the_stream() -> None:
     # CI sends more through the real command (.ci/many_lines.py).
-    total = 60_000
+    total = 40_000
     piece = LINE * 1000
     api = Api(parts=make_parts(buffer_size=100, keep_completed=1000))
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.proof.share import swept
 from tests.support import RunningPool, running_pool
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.pool.job_spec import JobSpec
@@ -117,7 +118,7 @@ async def change(pool: RunningPool, random: Random) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(n, marks=pytest.mark.proof) for n in range(1, 4))]
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.proof) for n in swept("changes", 3))]
 )
 async def test_every_job_is_ended_once_whatever_an_operator_changes(
     seed: int, autojump_clock: MockClock

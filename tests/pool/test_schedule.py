@@ -190,7 +190,7 @@ async def test_only_an_earlier_entry_wakes_the_sleeper(autojump_clock: MockClock
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("number", [5_000, pytest.param(100_000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("number", [5_000, pytest.param(40_000, marks=pytest.mark.proof)])
 async def test_very_many_due_at_once_starve_nobody_and_do_not_starve(
     number: int, autojump_clock: MockClock
 ) -> None:
@@ -242,7 +242,7 @@ async def test_very_many_due_at_once_starve_nobody_and_do_not_starve(
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("number", [5_000, pytest.param(20_000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("number", [5_000, pytest.param(10_000, marks=pytest.mark.proof)])
 async def test_many_that_are_due_at_once_run_as_fast_as_the_workers_can(
     number: int, autojump_clock: MockClock
 ) -> None:

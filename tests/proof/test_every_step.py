@@ -25,7 +25,7 @@ from tests.proof.program import (
     submit,
 )
 from tests.proof.raising import STORE_CALLS, Calls, Part, only_faults
-from tests.proof.share import first_step, soak_width, step_width
+from tests.proof.share import first_step, soak_width, step_width, swept
 from tests.support import Stop
 from trio_jobs import Outcome
 
@@ -415,7 +415,7 @@ def run_and_check_on_loopback(action: Action, step: int, *, seed: int) -> int:
     return steps
 
 
-@pytest.mark.parametrize("seed", range(100, 115))
+@pytest.mark.parametrize("seed", [100 + number for number in swept("orders", 15)])
 def test_every_order_of_the_tasks_accounts_for_every_job(seed: int) -> None:
     check_one_order(seed)
 

@@ -185,7 +185,7 @@ async def test_stop_begins_when_a_call_of_c_that_holds_the_gil_returns(tmp_path:
         (["leaving_a_pool"], [True]),
         pytest.param(["stubborn"], [False], marks=needs_proc),
         pytest.param(
-            list(MUST_FIRE)[: max(round(share_of(len(MUST_FIRE))), 3)],
+            list(MUST_FIRE)[: max(round(share_of(len(MUST_FIRE))), 1)],
             [True, False],
             marks=pytest.mark.soak,
         ),

@@ -20,10 +20,12 @@ import trio
 from tests.command import started_command, write_files
 from tests.proof.share import share_of
 
+# Of a run; with a small share of the soak it has fewer.
 RECORDS = 20_000
+FEWER = 5_000
 
 # Seconds from the start of a run to its kill. The start takes half a second or more.
-LONGEST = 2.5
+LONGEST = {RECORDS: 2.5, FEWER: 1.2}
 
 # The server remembers all of them, so a key that comes again finds its job.
 CONFIG = f"""
@@ -52,20 +54,23 @@ FILES = ("--type=double", "--out=out", "--failed=failed")
 
 
 def times(fewest: int, most: int) -> pytest.MarkDecorator:
-    """A few kills, and the share of many that the soak takes."""
-    many = pytest.param(ceil(share_of(most)), marks=pytest.mark.soak)
-    return pytest.mark.parametrize("kills", [fewest, many], ids=["few", "many"])
+    """A few kills of runs with fewer records, and the share of many that the soak takes."""
+    kills = ceil(share_of(most))
+    many = pytest.param(kills, RECORDS if kills > fewest else FEWER, marks=pytest.mark.soak)
+    return pytest.mark.parametrize(
+        ("kills", "records"), [(fewest, FEWER), many], ids=["few", "many"]
+    )
 
 
 @times(3, 50)
 @pytest.mark.parametrize("served", [True, False], ids=["server", "no server"])
 async def test_killed_run_gives_each_record_one_line(
-    tmp_path: Path, report: Path, kills: int, *, served: bool
+    tmp_path: Path, report: Path, kills: int, records: int, *, served: bool
 ) -> None:
     chance = random.Random(kills)  # noqa: S311  (the seed repeats the times)
     (tmp_path / "records.py").write_text(HANDLERS)
     write_files(tmp_path, config=CONFIG)
-    (tmp_path / "input").write_text("".join(f"{number}\n" for number in range(1, RECORDS + 1)))
+    (tmp_path / "input").write_text("".join(f"{number}\n" for number in range(1, records + 1)))
     bind = f"unix:{tmp_path}/server.sock"
     at = () if served else ("--config=config.toml",)
     killed = runs = torn = done_at_kills = 0
@@ -88,7 +93,7 @@ async def test_killed_run_gives_each_record_one_line(
                         config=CONFIG,
                         environment={"TRIO_JOBS_URL": bind},
                     ) as run:
-                        with trio.move_on_after(chance.uniform(0, LONGEST)) as time:
+                        with trio.move_on_after(chance.uniform(0, LONGEST[records])) as time:
                             status = await run.wait_exit()
                         if time.cancelled_caught and killed < kills:
                             run.send(signal.SIGKILL)
@@ -104,14 +109,14 @@ async def test_killed_run_gives_each_record_one_line(
                     torn += not out.endswith(b"\n") and bool(out)
                     done_at_kills += out.count(b"\n")
             runs += 1
-            check(tmp_path, kills=of_this_run, served=served)
+            check(tmp_path, records, kills=of_this_run, served=served)
             for name in ("out", "out.run", "failed", "ledger"):
                 (tmp_path / name).unlink()
 
     where = "on a server" if served else "without a server"
     with (report / "killed_runs.txt").open("a") as lines:
         lines.write(
-            f"{where}: {kills} kills in {runs} runs of {RECORDS} records, after"
+            f"{where}: {kills} kills in {runs} runs of {records} records, after"
             f" {done_at_kills // kills} of them in the mean; {torn} torn lines; each record has"
             " one line\n"
         )
@@ -121,12 +126,12 @@ def content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def check(folder: Path, *, kills: int, served: bool) -> None:
+def check(folder: Path, records: int, *, kills: int, served: bool) -> None:
     """Look at the files of a run that has come to its end."""
     results = [json.loads(line) for line in content(folder / "out").splitlines()]
     failed = [json.loads(line) for line in content(folder / "failed").splitlines()]
     ran = Counter(map(int, content(folder / "ledger").split()))
-    everything = list(range(1, RECORDS + 1))
+    everything = list(range(1, records + 1))
 
     assert sorted(each["line"] for each in results) == everything
     for each in results:

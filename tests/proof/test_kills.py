@@ -15,19 +15,26 @@ from tests.support import RunningPool, running_pool
 from trio_jobs import Handler, Job, Outcome
 
 WORKERS = 40
-JOBS = 180
+JOBS, ROUNDS = 180, 6
 
 # Every twentieth job is a victim: its limit is about as long as it runs.
 LIMIT = 0.0008
 
+# Seconds: so long a job reaches its limit, or is there for a cancel.
+LONG = 3600.0
+
 
 class Round:
-    """Some jobs, a few of which reach their limit or are cancelled, or do so nearly."""
+    """Some jobs, a few of which reach their limit or are cancelled, or do so nearly.
 
-    def __init__(self, pool: RunningPool, ledger: Path, chance: Random) -> None:
+    In the last round one is sure to reach it, and another one to be cancelled.
+    """
+
+    def __init__(self, pool: RunningPool, ledger: Path, chance: Random, *, last: bool) -> None:
         self.pool = pool
         self.ledger = ledger
         self.chance = chance
+        self.last = last
         self.jobs: list[Job] = []
         self.victims: set[int] = set()
         self.cancelled: set[int] = set()
@@ -38,12 +45,17 @@ class Round:
             if self.chance.randrange(20) == 0:
                 self.victims.add(number)
                 seconds, job_type = self.chance.uniform(0.0002, 0.0012), "limited"
+            if self.last and number == JOBS - 2:
+                self.victims.add(number)
+                seconds, job_type = LONG, "limited"
+            elif self.last and number == JOBS - 1:
+                seconds, job_type = LONG, "tiny"
             tiny = tasks.Tiny(str(self.ledger), number, seconds)
             self.jobs.append(self.pool.submit(job_type, msgspec.json.encode(tiny)))
-        while any(self.pool.outcome(job) is None for job in self.jobs):
+        while left := [n for n, job in enumerate(self.jobs) if self.pool.outcome(job) is None]:
             await trio.sleep(self.chance.uniform(0, 0.003))
             if self.chance.randrange(3) == 0:
-                number = self.chance.randrange(JOBS)
+                number = self.chance.randrange(JOBS - 2) if len(left) > 1 else left[0]
                 if self.pool.executor.cancel(self.jobs[number].id):
                     self.cancelled.add(number)
 
@@ -75,12 +87,12 @@ async def test_no_kill_hits_a_job_that_has_only_come_near(seed: int, tmp_path: P
     ends: Counter[Outcome | None] = Counter()
 
     async with running_pool(functions, workers=WORKERS, processes=2, buffer_size=JOBS) as pool:
-        for number in range(10):
-            each = Round(pool, tmp_path / str(number), chance)
+        for number in range(ROUNDS):
+            each = Round(pool, tmp_path / str(number), chance, last=number == ROUNDS - 1)
             await each.run()
             ends += each.check()
 
-    # Each way was seen; a loaded machine is not sure to let a victim succeed.
+    # Each way was seen.
     assert ends[Outcome.SUCCEEDED]
     assert ends[Outcome.TIMED_OUT]
     assert ends[Outcome.CANCELLED]

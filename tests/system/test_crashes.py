@@ -66,7 +66,7 @@ async def test_killed_under_fire_it_loses_no_accepted_job_and_repeats_none_that_
 async def test_a_hundred_lives(tmp_path: Path) -> None:
     accounts = Accounts()
 
-    await live_and_die(tmp_path, lives=max(round(share_of(100)), 4), seed=2, accounts=accounts)
+    await live_and_die(tmp_path, lives=max(round(share_of(100)), 2), seed=2, accounts=accounts)
 
     check(tmp_path, accounts)
     assert set(accounts.statuses) <= {201, 429}
@@ -129,7 +129,7 @@ async def test_sigterm_under_load_runs_each_job_once_and_keeps_the_others(
 
 @pytest.mark.soak
 async def test_two_hundred_stops(tmp_path: Path, report: Path) -> None:
-    stops = max(round(share_of(200)), 4)
+    stops = max(round(share_of(200)), 2)
 
     seen = await stop_again_and_again(tmp_path, stops=stops, seed=4)
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.command import PATIENCE, Command, Gate, configuration, ledger, running_command
+from tests.proof.share import share_of
 from tests.system.test_client_over_the_command import (
     IN_A_FILE,
     beside,
@@ -19,7 +20,9 @@ from tests.system.test_client_over_the_command import (
 from trio_jobs.client import AsyncClient, Client
 from trio_jobs.client.pipe_lines import Line
 
-# As `tests.work.quick`, without a line in the log for each of 20,000 jobs.
+MANY = max(int(share_of(20_000)), 1_000)
+
+# As `tests.work.quick`, without a line in the log for each of so many jobs.
 HANDLERS = """
 import os
 
@@ -71,7 +74,7 @@ async def stop(server: Command, signum: signal.Signals) -> None:
 
 @pytest.mark.parametrize(
     ("loop", "count"),
-    [("trio", 4000), ("asyncio", 4000), pytest.param("trio", 20_000, marks=pytest.mark.soak)],
+    [("trio", 4000), ("asyncio", 4000), pytest.param("trio", MANY, marks=pytest.mark.soak)],
 )
 async def test_restart_with_a_file_in_the_middle_runs_each_record_once(
     tmp_path: Path, loop: str, count: int

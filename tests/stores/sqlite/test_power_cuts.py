@@ -186,7 +186,7 @@ def each_time(_: int) -> list[Unsynced]:
     return ["none", "all", "some"]
 
 
-LONG = max(round(share_of(60)), 8)
+LONG = max(round(share_of(60)), 4)
 
 
 @pytest.mark.parametrize(
