@@ -37,7 +37,7 @@ MEASUREMENTS: tuple[tuple[Callable[..., list[Result]], tuple[int, ...], dict[str
     (pool.measure_memory, (8,), {"jobs": 20_000}),
     (idle.measure, (9,), {"connections": 100, "waiters": 200, "seconds": 1}),
     (start_up.measure, (10,), {}),
-    (comparison.measure, (11, 12, 13), {}),
+    (comparison.measure, (11, 12, 13), {"jobs": 50, "paced": 50}),
     (refusals.measure, (14,), {"seconds": 0.5}),
     (durable.measure, (15, 16, 17), {"requests": 300, "bulk": 2_000}),
     (durable.measure_in_process, (18,), {"jobs": 2_000}),
@@ -45,7 +45,11 @@ MEASUREMENTS: tuple[tuple[Callable[..., list[Result]], tuple[int, ...], dict[str
     (history.measure, (20,), {"sizes": (1_000, 10_000)}),
     (tiny.measure, (21,), {"records": 2_000}),
     (pipe.measure, (22, 23, 24), {"empty": 5_000, "tiny": 2_000, "naps": 500}),
-    (shared.measure, (25, 26, 27, 28), {"singly": 300, "delays": 30}),
+    (
+        shared.measure,
+        (25, 26, 27, 28),
+        {"singly": 90, "bulk": 1_000, "delays": 10, "samples": 10, "behind": 2_000},
+    ),
 )
 
 

@@ -40,11 +40,8 @@ _SECONDS = """
     select extract(epoch from max(completed_at) - min(started_at))::float8 from trio_jobs.jobs
 """
 
-# Jobs of one transaction that a server fetches together; so many of these make a median; and how
-# many jobs have left dead rows in the table and its index by then.
+# Jobs of one transaction that a server fetches together.
 _AT_ONCE = 10
-_SAMPLES = 200
-_BEHIND = 100_000
 
 # The slower ones get fewer jobs: a part of ours.
 _PARTS = {"PGQueuer": 5, "Procrastinate": 30}
@@ -57,14 +54,22 @@ _MORE = f"PGQueuer, {_MORE_AT_A_TIME} at a time"
 
 
 def measure(
-    *, singly: int = 3_000, bulk: int = 30_000, delays: int = 300, turns: int = 3
+    *,
+    singly: int = 3_000,
+    bulk: int = 30_000,
+    delays: int = 300,
+    samples: int = 200,
+    behind: int = 100_000,
+    turns: int = 3,
 ) -> list[Result]:
     """Measure all rows.
 
     Args:
         singly: How many jobs trio-jobs takes one by one in a turn.
-        bulk: How many jobs it takes in bulk in a turn: thirty thousand, or a multiple.
+        bulk: How many jobs it takes in bulk in a turn; whole thousands.
         delays: How many delays make a median.
+        samples: The same where transactions submit several jobs.
+        behind: How many jobs have left dead rows in the table and its index by then.
         turns: How often each contestant has its turn.
     """
     programs = _programs()
@@ -79,7 +84,7 @@ def measure(
             *_beside_peers(databases, singly, bulk, turns),
             *_beside_commit(databases, delays, turns),
             _two_processes(databases, bulk, turns),
-            _held_snapshot(databases, turns),
+            _held_snapshot(databases, samples, behind, turns),
         ]
     finally:
         cluster.remove()
@@ -124,15 +129,14 @@ def _beside_peers(databases: _Databases, singly: int, bulk: int, turns: int) -> 
         )
         subjects = {OURS: partial(_ours, databases, way, jobs, clients)}
         subjects |= {
-            peer.name: partial(_peer, databases, peer, way, jobs // _PARTS[peer.name], clients)
+            peer.name: partial(_peer, databases, peer, way, _part(peer, jobs, way), clients)
             for peer in installed
         }
         for peer in installed:
             if peer.name == "PGQueuer":
                 several = partial(_peer, at_a_time=_MORE_AT_A_TIME)
-                subjects[_MORE] = partial(
-                    several, databases, peer, way, jobs // _PARTS[peer.name], clients
-                )
+                part = _part(peer, jobs, way)
+                subjects[_MORE] = partial(several, databases, peer, way, part, clients)
         try:
             values = take_turns(subjects, turns=turns, warm_up=False)
         except (ChildError, subprocess.CalledProcessError) as error:
@@ -150,6 +154,12 @@ def _beside_peers(databases: _Databases, singly: int, bulk: int, turns: int) -> 
             results.append(_row((number, "the same", _MORE), sides, OURS, _MORE, None, "/s"))
     results += [Missing(number=25, what=name, reason=reason) for name, reason in missing.items()]
     return results
+
+
+def _part(peer: Peer, jobs: int, way: str) -> int:
+    """How many jobs a peer gets where trio-jobs gets so many; in bulk, whole thousands."""
+    part = jobs // _PARTS[peer.name]
+    return part if way == "one" else max(part // BULK, 1) * BULK
 
 
 def _peer(
@@ -385,18 +395,18 @@ def _full_queue(databases: _Databases, jobs: int, processes: int) -> float:
         return jobs / float(_value(connection, _SECONDS))
 
 
-def _held_snapshot(databases: _Databases, turns: int) -> Row:
+def _held_snapshot(databases: _Databases, samples: int, behind: int, turns: int) -> Row:
     """Fetch jobs while a transaction that sees the table as it was keeps all dead rows."""
     values: dict[str, list[float]] = {_FRESH: [], _LATER: []}
     for _ in range(turns):
         with databases.new() as url, psycopg.connect(url) as snapshot:
             snapshot.execute("set transaction isolation level repeatable read")
             snapshot.execute("select 1 from trio_jobs.jobs")
-            fresh, later = trio.run(_starts, url, _AT_ONCE, _SAMPLES, _BEHIND)
+            fresh, later = trio.run(_starts, url, _AT_ONCE, samples, behind)
             values[_FRESH].append(fresh)
             values[_LATER].append(later)
     what = f"from the commit of {_AT_ONCE} jobs to the start of the last, p50"
-    names = (28, f"{what}, {_BEHIND:,} jobs later, while a snapshot is held", "on a fresh table")
+    names = (28, f"{what}, {behind:,} jobs later, while a snapshot is held", "on a fresh table")
     return _row(names, values, _LATER, _FRESH, at_most(2), " ms")
 
 

@@ -34,24 +34,27 @@ _MORE = 20
 _BROKEN = (ChildError, LoadError, SilenceError, OSError, subprocess.CalledProcessError)
 
 
-def measure(*, jobs: int = 1_000, turns: int = 5, rate: float = 500) -> list[Result]:
+def measure(
+    *, jobs: int = 1_000, paced: int = 1_000, turns: int = 5, rate: float = 500
+) -> list[Result]:
     """Measure all three rows.
 
     Args:
-        jobs: How many each measurement of a queue's rate takes; a whole number of thousands.
+        jobs: How many each measurement of a queue's rate takes; a whole number of fifties.
+        paced: How many jobs make a report of delays.
         turns: How often each contestant has its turn.
         rate: Jobs a second where the delay is measured.
     """
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         everyone: dict[str, Ours | Queue] = {
-            OURS: Ours(stack, jobs=_MORE * jobs),
-            **_running(stack, jobs, missing),
+            OURS: Ours(stack, jobs=_MORE * jobs, paced=paced),
+            **_running(stack, jobs, paced, missing),
         }
         single = _take_turns({name: e.over_http for name, e in everyone.items()}, turns, missing)
         queues = {name: e for name, e in everyone.items() if name != BACKGROUND_TASKS.name}
-        paced = {name: partial(each.paced, rate) for name, each in queues.items()}
-        delays = _take_turns(paced, turns, missing)
+        at_a_rate = {name: partial(each.at_a_rate, rate) for name, each in queues.items()}
+        delays = _take_turns(at_a_rate, turns, missing)
         bulk = _take_turns({name: each.many for name, each in queues.items()}, turns, missing)
     rates = {name: [each.rate for each in turns_of] for name, turns_of in single.items()}
     p99 = {name: [each.p99 for each in turns_of] for name, turns_of in single.items()}
@@ -77,7 +80,7 @@ def measure(*, jobs: int = 1_000, turns: int = 5, rate: float = 500) -> list[Res
     return results
 
 
-def _running(stack: ExitStack, jobs: int, missing: dict[str, str]) -> dict[str, Queue]:
+def _running(stack: ExitStack, jobs: int, paced: int, missing: dict[str, str]) -> dict[str, Queue]:
     redis = find_redis()
     port = None if redis is None else stack.enter_context(running_redis(redis))
     started: dict[str, Queue] = {}
@@ -90,7 +93,7 @@ def _running(stack: ExitStack, jobs: int, missing: dict[str, str]) -> dict[str, 
             url = f"redis://127.0.0.1:{port}/{database}"
             try:
                 more = 1 if peer.worker else _MORE
-                started[peer.name] = Queue(stack, peer, jobs=more * jobs, url=url)
+                started[peer.name] = Queue(stack, peer, jobs=more * jobs, paced=paced, url=url)
             except _BROKEN as error:
                 missing[peer.name] = str(error)
     return started

@@ -44,17 +44,19 @@ class Contestant:
     Args:
         stack: Closes it.
         jobs: How many jobs the measurement of a rate takes.
+        paced: How many jobs that of the delays takes.
     """
 
     clients: Clients
 
-    def __init__(self, stack: ExitStack, *, jobs: int) -> None:
+    def __init__(self, stack: ExitStack, *, jobs: int, paced: int) -> None:
         self.jobs = jobs
+        self.paced = paced
         self.folder = stack.enter_context(TemporaryDirectory(prefix="trio-jobs-bench-"))
         path = str(Path(self.folder, "reports"))
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self._socket.bind(path)
-        self.environment = {SOCKET: path, EVERY: str(jobs)}
+        self.environment = {SOCKET: path, EVERY: str(jobs), PACED: str(paced)}
 
     def over_http(self) -> OverHttp:
         """Submit the jobs one by one over HTTP."""
@@ -79,8 +81,8 @@ class Contestant:
 class Ours(Contestant):
     """trio-jobs: one process."""
 
-    def __init__(self, stack: ExitStack, *, jobs: int) -> None:
-        super().__init__(stack, jobs=jobs)
+    def __init__(self, stack: ExitStack, *, jobs: int, paced: int) -> None:
+        super().__init__(stack, jobs=jobs, paced=paced)
         settings = ours.Settings(buffer_size=100_000, handlers=_HANDLERS)
         server = stack.enter_context(ours.running(settings, environment=self.environment))
         self.clients = stack.enter_context(Clients(server.port))
@@ -92,13 +94,13 @@ class Ours(Contestant):
         self.clients.send(repeat(post("/jobs/batch", batch), self.jobs // _BATCH))
         return self.jobs / float(self.hear("done") - began)
 
-    def paced(self, rate: float) -> list[float]:
+    def at_a_rate(self, rate: float) -> list[float]:
         """Submit so many a second by `POST /jobs`; the sorted seconds until each job starts."""
 
         def request() -> bytes:
             return post("/jobs", b'{"type": "stamp", "payload": %r}' % time.monotonic())
 
-        self.clients.send_paced(request, count=PACED, rate=rate)
+        self.clients.send_paced(request, count=self.paced, rate=rate)
         return list(self.hear("delays"))
 
 
@@ -109,8 +111,8 @@ class Queue(Contestant):
         ChildError: A process does not start.
     """
 
-    def __init__(self, stack: ExitStack, peer: Peer, *, jobs: int, url: str) -> None:
-        super().__init__(stack, jobs=jobs)
+    def __init__(self, stack: ExitStack, peer: Peer, *, jobs: int, paced: int, url: str) -> None:
+        super().__init__(stack, jobs=jobs, paced=paced)
         self._peer = peer
         self.environment |= {
             "PYTHONPATH": str(ROOT),
@@ -133,9 +135,9 @@ class Queue(Contestant):
             began = self.hear("began")
             return (self.jobs - 1) / float(self.hear("done") - began)
 
-    def paced(self, rate: float) -> list[float]:
+    def at_a_rate(self, rate: float) -> list[float]:
         """Submit so many a second by the peer's own client, without HTTP."""
-        with self._producer("paced", str(PACED), str(rate)):
+        with self._producer("paced", str(self.paced), str(rate)):
             return list(self.hear("delays"))
 
     def _producer(self, *arguments: str) -> Child:

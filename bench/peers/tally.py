@@ -11,12 +11,11 @@ import socket
 import threading
 import time
 
-# So many delays make a report.
-PACED = 1_000
-
-# A path, a number of empty jobs, and whether to log less; set by the measuring process.
+# A path, a number of empty jobs and one of delays that make a report, and whether to log less; set
+# by the measuring process.
 SOCKET = "BENCH_SOCKET"
 EVERY = "BENCH_EVERY"
+PACED = "BENCH_PACED"
 QUIET = "BENCH_QUIET"
 
 if QUIET in os.environ:
@@ -24,6 +23,7 @@ if QUIET in os.environ:
     logging.disable(logging.INFO)
 
 _every = int(os.environ.get(EVERY, "0")) or None
+_paced = int(os.environ.get(PACED, "0"))
 _counter = itertools.count(1)  # its next() is atomic: some peers' jobs run in threads
 _lock = threading.Lock()
 _delays: list[float] = []
@@ -40,7 +40,7 @@ def arrived(sent: float) -> None:
     delay = time.monotonic() - sent
     with _lock:
         _delays.append(delay)
-        if len(_delays) == PACED:
+        if len(_delays) == _paced:
             report({"delays": sorted(_delays)[::2]})  # half of them fit into a datagram
             _delays.clear()
 
