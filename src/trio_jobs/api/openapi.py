@@ -1,5 +1,6 @@
 """`GET /openapi.json`: the document `openapi.json`, completed with the payloads of the handlers."""
 
+import functools
 from importlib import metadata, resources
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from quart import Blueprint, Response
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import root_path
 from trio_jobs.api.serialization import MEDIA_TYPE
+from trio_jobs.handlers.payload_schemas import PayloadSchemas
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.job import MAX_DELAY
 
@@ -22,23 +24,37 @@ _PREFIX: Final = "Payload."
 
 def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
-    document = describe(context.pool.handlers)
-    if context.metrics is None:
-        del document["paths"]["/metrics"]
+    handlers = context.pool.handlers
+    # At the start, where a type without a schema is an error.
+    payloads = _payload_schemas(handlers)
+
+    @functools.cache  # most servers are never asked
+    def make_document() -> Object:
+        document = _describe(handlers, payloads)
+        if context.metrics is None:
+            del document["paths"]["/metrics"]
+        return document
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        root = root_path()
+        root, document = root_path(), make_document()
         served = {**document, "servers": [{"url": root}]} if root else document
         return Response(msgspec.json.encode(served), content_type=MEDIA_TYPE)
 
 
 def describe(handlers: HandlerRegistry) -> Object:
     """The document for these handlers, as served at the root."""
+    return _describe(handlers, _payload_schemas(handlers))
+
+
+def _payload_schemas(handlers: HandlerRegistry) -> PayloadSchemas:
+    return handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}")
+
+
+def _describe(handlers: HandlerRegistry, payloads: PayloadSchemas) -> Object:
     text = resources.files("trio_jobs.api").joinpath("openapi.json").read_bytes()
     document: Object = msgspec.json.decode(text)
     document["info"]["version"] = _version()
-    payloads = handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}")
     schemas: Object = document["components"]["schemas"]
     for name, schema in payloads.components.items():
         schemas[_PREFIX + name] = dict(schema)

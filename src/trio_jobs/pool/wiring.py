@@ -106,10 +106,11 @@ def make_pool(
     Raises:
         LoopStartError: The loop is uvloop, which is not installed.
     """
-    if isinstance(store, SharedStorePort):
+    shared_store = store if isinstance(store, SharedStorePort) else None
+    if shared_store is not None:
         from trio_jobs.pool.fetching import FetchCapacity
 
-        capacity: Capacity = FetchCapacity(settings.buffer_size, store.wake)
+        capacity: Capacity = FetchCapacity(settings.buffer_size, shared_store.wake)
     else:
         capacity = Capacity(settings.buffer_size)
     shortage = StartShortage()
@@ -139,7 +140,7 @@ def make_pool(
     waiters = CompletionWaiters(
         max_waiters=http.max_waiters,
         ended=ended,
-        watch=store.watch if isinstance(store, SharedStorePort) else None,
+        watch=None if shared_store is None else shared_store.watch,
     )
     schedule = Schedule(settings.max_waiting, now=now)
     # To call the object costs a look-up of this method.
@@ -157,13 +158,13 @@ def make_pool(
     shared = None
     admission: LimitedAdmission
     limits: TypeLimits | None
-    if isinstance(store, SharedStorePort):
+    if shared_store is not None:
         from trio_jobs.pool.fetched_moves import NoDelays
         from trio_jobs.pool.shared_wiring import SharedParts
 
         shared = SharedParts(
             send,
-            store,
+            shared_store,
             capacity,
             schedule,
             executor,
@@ -215,8 +216,9 @@ def make_pool(
     for_worker = executor.for_worker if tracing is None else tracing.around(executor.for_worker)
     if shared is not None:
         moves = shared.around(moves)
-    if isinstance(store, SharedStorePort) and lease is not None:
-        for_worker = lease.around(for_worker, is_here=store.is_here, cut=executor.forget_released)
+    if shared_store is not None and lease is not None:
+        is_here, cut = shared_store.is_here, executor.forget_released
+        for_worker = lease.around(for_worker, is_here=is_here, cut=cut)
     workers = Workers(moves, for_worker, capacity, waiters, delays, show)
     paused = PausedTypes(
         store,
