@@ -82,6 +82,23 @@ async def test_what_comes_free_wakes_the_jobs_at_once(autojump_clock: MockClock)
     assert [attempt.times for attempt in attempts] == [[0, 0]] * 3
 
 
+async def test_what_comes_free_during_an_attempt_has_the_next_one_made_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    shortage = StartShortage()
+    attempt = Attempts(failing=2)
+
+    async def too_early() -> str:
+        try:
+            return await attempt()
+        finally:
+            shortage.note_change()
+
+    assert await shortage.outlast(too_early) == "begun"
+
+    assert attempt.times == [0, 0, 0]
+
+
 async def test_the_cause_is_logged_once_and_shown_as_long_as_a_job_waits(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -41,7 +41,7 @@ class StartShortage:
         self._cause: str | None = None
         self._told: set[str] = set()  # the causes of this shortage that were logged
         self._calm_since = 0.0
-        # Made by a job that begins to wait, so `note_change` is cheap while no job waits.
+        # Made before each attempt, which may be too late for a change that comes during it.
         self._change: trio.Event | None = None
 
     @property
@@ -80,6 +80,7 @@ class StartShortage:
         Checkpoints:
             While a shortage lasts; otherwise as ``attempt``.
         """
+        change = self._next_change()
         try:
             return await attempt()
         except ShortageError as error:
@@ -87,15 +88,19 @@ class StartShortage:
         pause = _SHORTEST_PAUSE
         with self.waiting(cause):
             while True:
-                if self._change is None:
-                    self._change = trio.Event()
                 with trio.move_on_after(pause):
-                    await self._change.wait()
+                    await change.wait()
                 pause = min(2 * pause, _LONGEST_PAUSE)
+                change = self._next_change()
                 try:
                     return await attempt()
                 except ShortageError as error:
                     self._tell(str(error))
+
+    def _next_change(self) -> trio.Event:
+        if self._change is None:
+            self._change = trio.Event()
+        return self._change
 
     def _tell(self, cause: str) -> None:
         # Clients are sent it as UTF-8; the name of a file may be no valid Unicode.
