@@ -124,8 +124,9 @@ class Command:
         self.process.send_signal(signum)
 
     def send_to_group(self, signum: signal.Signals) -> None:
-        """Send a signal to the whole process group, as a terminal does at Ctrl-C."""
-        os.killpg(self.process.pid, signum)
+        """Send a signal to its whole process group, as a terminal does at Ctrl-C, if it is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signum)
 
     def stop_reading(self) -> None:
         """Leave the pipe behind standard error open, and unread from now on."""
