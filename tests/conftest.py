@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
+from ssl import SSLContext
+from typing import Any
 
 import pytest
 import trio
@@ -190,9 +192,18 @@ def pytest_sessionstart() -> None:
     """
     metadata.version = functools.cache(metadata.version)
     # Each client of httpx would read the certificates of the authorities anew.
-    default.create_ssl_context = functools.cache(  # type: ignore[attr-defined]
-        default.create_ssl_context  # type: ignore[attr-defined]
-    )
+    create_ssl_context = default.create_ssl_context  # type: ignore[attr-defined]
+
+    @functools.cache
+    def create_once(_file: str | None, _folder: str | None, **arguments: Any) -> SSLContext:  # noqa: ANN401
+        context: SSLContext = create_ssl_context(**arguments)
+        return context
+
+    def create(**arguments: Any) -> SSLContext:  # noqa: ANN401
+        variables = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        return create_once(*variables, **arguments)
+
+    default.create_ssl_context = create  # type: ignore[assignment, attr-defined]
     compile_builder = Rule._compile_builder
 
     def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
