@@ -6,10 +6,14 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 import trio
+
+# Its functions hold the GIL: a call that rests keeps it as one that computes does.
+PYTHON = ctypes.PyDLL(None)
+REST = 10_000  # microseconds; a signal ends one of them
 
 # Only an interpreter that has ended in order leaves this behind.
 atexit.register(Path(f"ended-{os.getpid()}").touch)
@@ -69,24 +73,20 @@ async def leaving_a_thread(_: object) -> None:
 
 
 async def holding_the_gil(_: object) -> None:
-    """Compute in one call of C for ever: no other thread of Python's runs again."""
+    """Stay in one call of C for ever: no other thread of Python's runs again."""
     await _told_to_go()
     _say("holding_the_gil")
-    sum(range(10**15))
+    sum(map(PYTHON.usleep, repeat(REST)))
 
 
 async def holding_the_gil_for_a_while(_: object) -> None:
-    """Compute in one call of C for some seconds; then wait."""
+    """Stay in one call of C for some seconds; then wait."""
     await _told_to_go()
-    began = time.perf_counter()
-    sum(range(10**7))
-    speed = 10**7 / (time.perf_counter() - began)
     # The call itself says that it has begun, so that nothing of Python's runs after that. It holds
     # the GIL meanwhile: `os.write` lets it go, and a signal could be handled in that moment.
     began_line = b"holding_the_gil_for_a_while_began\n"
-    write = ctypes.PyDLL(None).write
-    saying = map(write, [2], [began_line], [ctypes.c_size_t(len(began_line))])
-    sum(chain(saying, range(int(3 * speed))))
+    saying = map(PYTHON.write, [2], [began_line], [ctypes.c_size_t(len(began_line))])
+    sum(chain(saying, map(PYTHON.usleep, repeat(REST, 3_000_000 // REST))))
     os.write(2, b"the call has returned\n")
     await trio.sleep_forever()
 

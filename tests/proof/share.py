@@ -1,6 +1,7 @@
 """How much of the long checks is run: all of it, or the share that the environment names."""
 
 import os
+from collections.abc import Sequence
 from math import ceil
 from typing import TypeVar
 from zlib import crc32
@@ -8,6 +9,7 @@ from zlib import crc32
 import hypothesis
 import pytest
 
+T = TypeVar("T")
 Property = TypeVar("Property")
 
 
@@ -51,6 +53,11 @@ def swept(sweep: str, steps: int) -> range:
         steps: How many the scenario has when nothing happens to it.
     """
     return range(first_step(sweep), steps + 1, step_width())
+
+
+def one_of(sweep: str, cases: Sequence[T]) -> Sequence[T]:
+    """All of these; a share of a sweep takes one, the next one with each ``SWEEP_FROM``."""
+    return cases if step_width() == 1 else [cases[first_step(sweep) % len(cases)]]
 
 
 def few_or_many(few: int, many: int) -> pytest.MarkDecorator:

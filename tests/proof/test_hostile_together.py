@@ -25,7 +25,7 @@ from tests.command import MODULE, PATIENCE, Command, running_command
 from tests.proof.accounts import Ledger, check
 from tests.proof.attacks import WAYS_OF_ASKING, WAYS_WITHOUT_TLS
 from tests.proof.honest import start_honest_clients
-from tests.proof.share import share_of
+from tests.proof.share import one_of, share_of
 from tests.proof.siege import TOKEN, Kind, Siege
 from tests.proof.slow_attacks import WAYS_OF_BEING_SLOW
 from tests.proof.talking import LEFT
@@ -248,16 +248,25 @@ def report_of(siege: Siege, plan: Plan, lasted: float) -> str:
     )
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize(
-    ("seconds", "crowd", "patience"),
+    ("tls", "seconds", "crowd", "patience"),
     [
-        (2, 300, PATIENCE),
-        pytest.param(
-            max(share_of(120), 2), max(round(share_of(1000)), 300), 600, marks=pytest.mark.soak
+        *(
+            pytest.param(tls, 2, 300, PATIENCE, id=f"{'TLS' if tls else 'plain'}, once")
+            for tls in one_of("attackers", [False, True])
+        ),
+        *(
+            pytest.param(
+                tls,
+                max(share_of(120), 2),
+                max(round(share_of(1000)), 300),
+                600,
+                marks=pytest.mark.soak,
+                id=f"{'TLS' if tls else 'plain'}, for two minutes",
+            )
+            for tls in (False, True)
         ),
     ],
-    ids=["once", "for two minutes"],
 )
 async def test_attackers_of_every_kind_at_once_cost_nobody_else_a_job(
     tmp_path: Path, report: Path, seconds: float, crowd: int, patience: float, *, tls: bool
