@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.command import started_command, write_files
+from tests.command import PATIENCE, started_command, write_files
 from tests.proof.share import share_of
 
 # Of a run; with a small share of the soak it has fewer.
@@ -75,7 +75,7 @@ async def test_killed_run_gives_each_record_one_line(
     at = () if served else ("--config=config.toml",)
     killed = runs = torn = done_at_kills = 0
 
-    with trio.fail_after(60 + 20 * kills):
+    with trio.fail_after(PATIENCE + 20 * kills):
         while killed < kills:
             async with AsyncExitStack() as stack:
                 if served:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.command import PATIENCE
 from tests.handlers import tasks
 from tests.handlers.support import able_to_import_tests, attempt
 from tests.support import Later, ProcessPool
@@ -105,7 +106,7 @@ async def test_an_exception_of_the_program_itself_is_known_in_its_children(tmp_p
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         finished = await trio.run_process(
             [sys.executable, program], env=able_to_import_tests(), capture_stdout=True
         )

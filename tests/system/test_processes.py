@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.command import PATIENCE
 from tests.handlers import tasks
 from tests.handlers.support import (
     able_to_import_tests,
@@ -216,7 +217,7 @@ async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
     program = tmp_path / "program.py"
     program.write_text(IGNORES_CHILDREN)
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         finished = await trio.run_process(
             [sys.executable, program], env=able_to_import_tests(), capture_stdout=True
         )

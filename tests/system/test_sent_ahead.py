@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.command import ledger, running_command
+from tests.command import PATIENCE, ledger, running_command
 from tests.handlers import tasks
 from tests.handlers.support import wait_until
 from tests.support import RunningPool, running_pool
@@ -51,7 +51,7 @@ async def tinies(folder: Path) -> AsyncIterator[Tinies]:
         "tiny": Handler.of(tasks.note_and_compute, run="process"),
         "limited": Handler.of(tasks.note_and_compute, run="process", timeout=0.5),
     }
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         async with running_pool(functions, workers=WORKERS, processes=2, buffer_size=1000) as pool:
             found = Tinies(pool=pool, ledger=folder / "ledger")
             await found.outcomes([found.submit(-1) for _ in range(WORKERS)])
