@@ -62,6 +62,9 @@ HERE = Path(__file__).parent
 # Folders that no other run imports: importing them costs each run seconds.
 ALONE = FOLDERS.keys() - {"system"}
 
+# Markers that tests of any folder may have, and what gives them: files without it are left out.
+NAMED = {"soak": (b"soak",), "proof": (b"proof", b"interleavings")}
+
 # Of a test marked ``interleavings``, how many seeds run without ``-m``; the rest are proof.
 FEW_SEEDS = 1
 
@@ -91,21 +94,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out folders and files whose tests would be left out one by one."""
+    return True if is_left_out(collection_path, config) else None
+
+
+def is_left_out(path: Path, config: pytest.Config) -> bool:
+    """Whether nothing in a folder or file would run."""
+    top, *_ = (*path.relative_to(HERE).parts, "") if path.is_relative_to(HERE) else ("",)
     marker = config.option.markexpr
-    folder = collection_path.name if collection_path.parent == HERE else ""
     if not marker:
-        left_out = folder in ALONE and folder not in named_by(config)
-    elif marker == "soak":
-        left_out = collection_path.suffix == ".py" and not has_soak_tests(collection_path)
-    else:
-        left_out = marker in FOLDERS and folder in FOLDERS.keys() - {marker}
-    return True if left_out else None
+        return top in ALONE and top not in named_by(config)
+    if marker in NAMED:
+        return path.suffix == ".py" and not may_have(path, marker)
+    return marker in FOLDERS and top not in ("", marker)
 
 
 @functools.cache
-def has_soak_tests(path: Path) -> bool:
-    """Whether a file has the marker's name in it."""
-    return b"soak" in path.read_bytes()
+def may_have(path: Path, marker: str) -> bool:
+    """Whether a test file, or a `conftest.py` of its folders, names a marker."""
+    folders = [folder for folder in path.parents if HERE in folder.parents]
+    files = [path, *(folder / "conftest.py" for folder in folders)]
+    return any(
+        word in file.read_bytes() for file in files if file.exists() for word in NAMED[marker]
+    ) or (HERE / marker in folders)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -120,7 +130,7 @@ def pytest_collection(session: pytest.Session) -> None:
     files = [
         path.relative_to(HERE.parent)
         for path in sorted(HERE.rglob("test_*.py"))
-        if path.relative_to(HERE).parts[0] not in ALONE
+        if not is_left_out(path, session.config)
     ]
     first = int(worker) * len(files) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for path in files[first:] + files[:first]:
@@ -146,16 +156,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.relative_to(HERE).parts[0]
         if "smoke" in marks(item) and folder in ALONE:
             raise pytest.UsageError(f"{item.nodeid}: no run without -m collects {folder}")
-        if "soak" in marks(item) and not has_soak_tests(item.path):
-            raise pytest.UsageError(f"{item.nodeid}: no run with -m soak collects its file")
         if folder in FOLDERS and not marks(item) & {"smoke", "soak"}:
             item.add_marker(folder)
         if (seed := seed_of(item)) >= FEW_SEEDS:
             item.add_marker("proof")
             if seed not in swept(item.nodeid.partition("[")[0], seed):
                 left_out.append(item)
-        if "proof" in marks(item) and folder in FOLDERS.keys() - {"proof"}:
-            raise pytest.UsageError(f"{item.nodeid}: no run with -m proof collects {folder}")
+        for marker in marks(item) & NAMED.keys():
+            if not may_have(item.path, marker):
+                raise pytest.UsageError(f"{item.nodeid}: -m {marker} does not collect its file")
         if not config.option.markexpr and marks(item) & MARKERS.keys() - named:
             left_out.append(item)
     gone = set(left_out)

@@ -193,7 +193,7 @@ LONG = max(round(share_of(60)), 4)
     ("jobs", "unsynced"),
     [
         (6, in_turn),
-        pytest.param(16, in_turn, marks=pytest.mark.proof),
+        pytest.param(10, in_turn, marks=pytest.mark.proof),
         pytest.param(LONG, each_time, marks=pytest.mark.soak),
     ],
     ids=["few jobs", "short", "long"],
