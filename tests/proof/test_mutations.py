@@ -4,6 +4,7 @@ mutmut changes one thing at a time in a module that the README's table names, an
 its package that reach the change until one of them fails.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -85,10 +86,14 @@ def package_tests(package: str) -> str:
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """Run mutmut there, which must succeed; its output."""
+    """Run mutmut there, which must succeed; its output.
+
+    It runs its tests in one process each, whatever the options of this run.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
         cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
