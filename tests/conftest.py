@@ -22,6 +22,7 @@ from hypothesis import settings
 from trio.testing import MockClock
 from werkzeug.routing import Rule
 
+from tests.postgres.cluster import roomy_memory
 from tests.proof.share import share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
@@ -85,11 +86,20 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
+    if not config.option.markexpr and not named_by(config) & ALONE:
+        keep_folders_in_memory()
     for name, reason in MARKERS.items():
         config.addinivalue_line(
             "markers", f"{name}: {reason}; runs with -m {name}, or where its folder is named"
         )
     config.addinivalue_line("markers", "smoke: runs without -m, whatever its folder")
+
+
+def keep_folders_in_memory() -> None:
+    """Let the folders of tests be in memory if there is room: no test waits for a disk then."""
+    memory = roomy_memory()
+    if memory is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

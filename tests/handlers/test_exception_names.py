@@ -1,6 +1,7 @@
 """The exceptions that a policy names are found when the handler is made, and a typo is answered."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ MODULES = {
 
 
 @pytest.fixture(autouse=True)
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     package = tmp_path / "shop_package"
@@ -38,6 +39,10 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "__init__.py").write_text("class Refused(Exception): pass\n")
     (package / "errors.py").write_text("class Closed(Exception): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
+    before = sys.modules.keys() - MODULES.keys()
+    yield
+    for name in sys.modules.keys() - before:  # their files go with the test
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(

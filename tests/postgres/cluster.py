@@ -20,8 +20,15 @@ DEBIAN = Path("/usr/lib/postgresql")
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 ROOM = 2**30
 
-# What a crash would need; and less of it is kept.
-UNSAFE = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
+# What a crash would need; and less of it is kept. A server that is stopped `immediate` leaves its
+# shared memory behind, unless it is a file in its folder.
+UNSAFE = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    "dynamic_shared_memory_type": "mmap",
+}
 
 Mode = Literal["smart", "fast", "immediate"]
 
