@@ -95,13 +95,16 @@ async def ended_by_the_limit(folder: Path, function: str, *, read_log: bool) -> 
         return f"{function}, log {log}: status {status} after {took:.2f} s (limit {LIMIT:.1f} s)"
 
 
-async def ask_and_never_read(url: str) -> trio.SocketStream:
-    """A client that does not read one of its many answers."""
+# More than the kernel takes of an answer that nobody reads.
+ENDLESS = "x" * 16_000_000
+
+
+async def ask_and_never_read(url: str, job_id: str) -> trio.SocketStream:
+    """A client that does not read its answer; the server has begun to send it."""
     parts = httpx.URL(url)
     stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
-    with trio.move_on_after(0.3) as scope:
-        await stream.send_all(get("/jobs") * 100_000)
-    assert scope.cancelled_caught, "the server waits for nobody"
+    await stream.send_all(get(f"/jobs/{job_id}"))
+    await trio.lowlevel.wait_readable(stream.socket.fileno())
     return stream
 
 
@@ -114,14 +117,16 @@ async def test_limit_does_not_fire_for_what_the_stop_can_deal_with(
     """An unread log, a client that does not read, a thread and a process that do not return."""
     settings = config("endless_thread", "endless_process")
     # What the client leaves of the time is for all the rest, also on a busy machine.
-    settings = settings.replace(f"graceful_timeout = {GRACEFUL}", "graceful_timeout = 5")
+    settings = settings.replace(
+        f"graceful_timeout = {GRACEFUL}", f"graceful_timeout = 5\nmax_body_bytes = {2**25}"
+    )
     handlers = HANDLERS.read_text()
     async with running_command(tmp_path, config=settings, handlers=handlers) as server:
-        thread = await server.submit("endless_thread")
+        thread = await server.submit("endless_thread", ENDLESS)
         process = await server.submit("endless_process")
         await server.wait_for_line("endless_thread_began")
         await server.wait_for_line("endless_process_began")
-        stream = await ask_and_never_read(server.url)
+        stream = await ask_and_never_read(server.url, thread)
         if not read_log:
             fill_log(server)
         server.send(signal.SIGTERM)
