@@ -41,7 +41,7 @@ class StartShortage:
         self._cause: str | None = None
         self._told: set[str] = set()  # the causes of this shortage that were logged
         self._calm_since = 0.0
-        # Made before each attempt, which may be too late for a change that comes during it.
+        # Made before an attempt: what comes free during it may have come too late for it.
         self._change: trio.Event | None = None
 
     @property
