@@ -6,7 +6,6 @@ import inspect
 import logging
 import math
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -705,66 +704,3 @@ def used_by(public: object) -> set[tuple[str, str]]:
         if isinstance(hint, type):
             found.add((hint.__module__, hint.__name__))
     return found
-
-
-# What only a store in a file needs.
-FILE_MODULES = (
-    "sqlite3 trio_jobs.stores.sqlite trio_jobs.stores.durable_store "
-    "trio_jobs.pool.durable_admission trio_jobs.pool.suspects trio_jobs.store_in_file"
-)
-
-OPEN_AND_USE = """
-import trio, trio_jobs
-async def main():
-    async with trio_jobs.open_jobs({"a": lambda payload: None}, path=PATH) as jobs:
-        submitted = jobs.submit("a")
-        job = submitted if PATH is None else await submitted
-        await jobs.result(job.id)
-        jobs.asgi()
-trio.run(main)
-"""
-
-QUEUE = """
-from trio_jobs import JobQueue
-queue = JobQueue({"a": lambda payload: None})
-async def main():
-    async with queue.lifespan():
-        await queue.wait((await queue.submit("a")).id)
-"""
-
-
-@pytest.mark.parametrize(
-    ("statement", "absent"),
-    [
-        ("import trio_jobs.bootstrap", FILE_MODULES),
-        ("import trio_jobs.asgi, trio_jobs.testing.asgi_client", FILE_MODULES),
-        (f"PATH = None; exec({OPEN_AND_USE!r})", FILE_MODULES),
-        ("import trio_jobs.child_process", "trio quart hypercorn asyncio multiprocessing"),
-        ("from trio_jobs import Handler, JobContext, JobError", "trio quart hypercorn asyncio"),
-        ("from trio_jobs import Retry, Snooze, GiveUp, ProcessDied", "trio trio_jobs.handlers"),
-        ("import trio_jobs", "trio_jobs.embed trio msgspec quart logging"),
-        ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
-        (f"import trio; exec({QUEUE!r}); trio.run(main)", "asyncio fastapi quart pydantic"),
-        (f"import asyncio; exec({QUEUE!r}); asyncio.run(main())", "fastapi quart pydantic"),
-        ("import trio_jobs.asyncio", "quart quart_trio hypercorn fastapi starlette pydantic"),
-    ],
-)
-def test_importing_imports_only_what_is_needed(statement: str, absent: str) -> None:
-    assert imported_of(absent, statement) == set()
-
-
-def test_pool_in_a_file_imports_what_one_in_memory_does_not(tmp_path: Path) -> None:
-    statement = f"PATH = {str(tmp_path / 'jobs.db')!r}; exec({OPEN_AND_USE!r})"
-
-    assert imported_of(FILE_MODULES, statement) == set(FILE_MODULES.split())
-
-
-def imported_of(names: str, statement: str) -> set[str]:
-    """Which of these modules a fresh interpreter has imported after a statement."""
-    code = f"import sys; {statement}; print(*(set({names.split()!r}) & sys.modules.keys()))"
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
-    )
-
-    return set(done.stdout.split())

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextvars
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -529,40 +527,6 @@ async def test_closed_queue_answers_503_and_says_when_to_try_again() -> None:
             assert refused.json()["detail"] == "the queue is closed; nothing was kept"
             async with app.router.lifespan_context(app):
                 assert (await client.get("/queue/health")).status_code == 200
-
-
-FIRST_REQUEST = """
-import sys, threading
-import httpx
-from trio_jobs import JobQueue
-
-class Importing:
-    def find_spec(self, name, path=None, target=None):
-        if name == "trio_jobs.api.app":
-            print(threading.current_thread() is threading.main_thread())
-
-async def main():
-    queue = JobQueue({"double": lambda number: number * 2})
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(queue), base_url="http://localhost")
-    async with queue.lifespan(), client:
-        sys.meta_path.insert(0, Importing())
-        print((await client.get("/health")).status_code)
-"""
-
-
-@pytest.mark.parametrize(
-    "run", ["import trio; trio.run(main)", "import asyncio; asyncio.run(main())"]
-)
-def test_first_request_imports_the_api_beside_the_applications_loop(run: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_REQUEST + run],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-    assert done.stdout.split() == ["False", "200"]
 
 
 async def test_first_request_gets_its_answer_although_trios_threads_are_all_busy() -> None:

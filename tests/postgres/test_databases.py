@@ -9,6 +9,7 @@ from trio_jobs.stores.postgres.trio_connection import LOST, connect
 COUNT = "select (select count(*) from trio_jobs.jobs), (select count(*) from trio_jobs.members)"
 
 
+@pytest.mark.proof
 def test_tests_at_the_same_time_have_different_databases(databases: Databases) -> None:
     with databases.one() as first, databases.one() as second:
         assert first.name != second.name
@@ -37,6 +38,7 @@ async def test_connections_of_a_test_end_with_it_whatever_they_hold(databases: D
         assert second.name == first.name
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "sql",
     [

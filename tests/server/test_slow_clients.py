@@ -191,6 +191,7 @@ async def test_a_client_that_leaves_frees_its_descriptor_at_once() -> None:
         await server.wait_alone()
 
 
+@pytest.mark.proof
 async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
     """There are 80 of them, and requests on fresh connections meanwhile."""
     starts = [b"", b"GET / HTTP/1.1\r\n", post(bytes(100))[:-50], post(bytes(100))[:-99]]

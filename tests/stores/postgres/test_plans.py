@@ -94,7 +94,14 @@ async def explained(member: Member) -> list[str]:
     return plans
 
 
-@pytest.mark.parametrize("analyzed", ["never", "empty", "full"])
+@pytest.mark.parametrize(
+    "analyzed",
+    [
+        pytest.param("never", marks=pytest.mark.proof),
+        "empty",
+        pytest.param("full", marks=pytest.mark.proof),
+    ],
+)
 async def test_a_round_reads_rows_one_by_one_and_the_indexes_of_unfinished_jobs(
     a: Member, analyzed: str
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 import trio
+from _pytest.mark import ParameterSet
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
@@ -233,12 +234,18 @@ async def test_a_request_is_repeated_after_a_lost_connection(
             assert await server.pump.request("select 1", {}) == [(1,)]
 
 
+def cuts(messages: int) -> list[ParameterSet]:
+    """Before and after each of so many messages; of three in four in the proof alone."""
+    return [
+        pytest.param(number, when, marks=() if number % 4 == 2 else pytest.mark.proof)
+        for number in range(messages)
+        for when in ("before", "after")
+    ]
+
+
 # The messages of a round, and their answers: parse, bind, describe, execute, sync, five answers and
 # some rows; and the rounds of the connections after it.
-CUTS = [(number, when) for number in range(16) for when in ("before", "after")]
-
-
-@pytest.mark.parametrize(("number", "when"), CUTS)
+@pytest.mark.parametrize(("number", "when"), cuts(16))
 async def test_a_round_counts_once_whichever_message_is_cut(
     database: Database, proxy: Proxy, number: int, when: When
 ) -> None:
@@ -267,9 +274,7 @@ async def test_a_round_counts_once_whichever_message_is_cut(
 
 
 # Those of a round that only fetches: it has a flush beside them, and was parsed before.
-@pytest.mark.parametrize(
-    ("number", "when"), [(number, when) for number in range(12) for when in ("before", "after")]
-)
+@pytest.mark.parametrize(("number", "when"), cuts(12))
 @pytest.mark.parametrize("by", ["run", "hint"])
 async def test_a_fetch_counts_once_whichever_message_is_cut(
     database: Database, proxy: Proxy, number: int, when: When, by: str
