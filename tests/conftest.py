@@ -23,7 +23,7 @@ from trio.testing import MockClock
 from werkzeug.routing import Rule
 
 from tests.postgres.cluster import roomy_memory
-from tests.proof.share import share_of, swept
+from tests.proof.share import is_taken, share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
@@ -172,6 +172,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("proof")
             if seed not in swept(item.nodeid.partition("[")[0], seed):
                 left_out.append(item)
+        if is_second_way(item) and not is_taken(item.nodeid):
+            left_out.append(item)
         for marker in marks(item) & NAMED.keys():
             if not may_have(item.path, marker):
                 raise pytest.UsageError(f"{item.nodeid}: -m {marker} does not collect its file")
@@ -197,6 +199,12 @@ def seed_of(item: pytest.Item) -> int:
     seed = item.callspec.params.get("scheduler_seed", 0) if hasattr(item, "callspec") else 0
     assert isinstance(seed, int)
     return seed
+
+
+def is_second_way(item: pytest.Item) -> bool:
+    """Whether a test of the API or of the HTTP server runs in the way that is part of the proof."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("fast_path") is False or params.get("ways") is True
 
 
 def marks(item: pytest.Item) -> set[str]:

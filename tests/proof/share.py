@@ -55,6 +55,18 @@ def swept(sweep: str, steps: int) -> range:
     return range(first_step(sweep), steps + 1, step_width())
 
 
+def is_taken(case: str) -> bool:
+    """Whether a test that runs in two ways runs the second one in this case, too.
+
+    With ``SWEEP_EVERY=12`` each fourth case does, others with each ``SWEEP_FROM``.
+
+    Args:
+        case: Its name.
+    """
+    width = max(step_width() // 3, 1)
+    return crc32(case.encode()) % width == _sweep_from() % width
+
+
 def one_of(sweep: str, cases: Sequence[T]) -> Sequence[T]:
     """All of these; a share of a sweep takes one, the next one with each ``SWEEP_FROM``."""
     return cases if step_width() == 1 else [cases[first_step(sweep) % len(cases)]]
