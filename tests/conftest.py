@@ -23,7 +23,7 @@ from trio.testing import MockClock
 from werkzeug.routing import Rule
 
 from tests.postgres.cluster import roomy_memory
-from tests.proof.share import is_taken, share_of, swept
+from tests.proof.share import is_in_part, is_taken, share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
@@ -112,7 +112,10 @@ def is_left_out(path: Path, config: pytest.Config) -> bool:
     top, *_ = (*path.relative_to(HERE).parts, "") if path.is_relative_to(HERE) else ("",)
     marker = config.option.markexpr
     if not marker:
-        return top in ALONE and top not in named_by(config)
+        is_file = path.name.startswith("test_")
+        return (top in ALONE and top not in named_by(config)) or (
+            is_file and not is_in_part(str(path.relative_to(HERE)))
+        )
     if marker in NAMED:
         return path.suffix == ".py" and not may_have(path, marker)
     return marker in FOLDERS and top not in ("", marker)

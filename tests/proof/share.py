@@ -102,5 +102,15 @@ def examples_of_round(examples: int) -> int:
     return ceil(examples / step_width())
 
 
+def is_in_part(file: str) -> bool:
+    """Whether a file of tests runs: with ``TESTS_PART=2/3``, if it is in the second third.
+
+    Args:
+        file: Its path.
+    """
+    part, parts = map(int, os.environ.get("TESTS_PART", "1/1").split("/"))
+    return crc32(file.encode()) % parts == part - 1
+
+
 def _sweep_from() -> int:
     return int(os.environ.get("SWEEP_FROM", "0"))
