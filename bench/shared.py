@@ -1,5 +1,6 @@
 """Rows 25 to 28: jobs in a PostgreSQL database, beside other queues over the same server."""
 
+import os
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def measure(
         databases = _Databases(cluster)
         return [
             *_beside_peers(databases, singly, bulk, turns),
-            *_beside_commit(databases, delays, turns),
+            *_beside_commit(cluster, databases, delays, turns),
             _two_processes(databases, bulk, turns),
             _held_snapshot(databases, samples, behind, turns),
         ]
@@ -213,7 +214,7 @@ async def _wait_for_end(connection: psycopg.Connection[Any]) -> None:
         await trio.sleep(0.01)
 
 
-def _beside_commit(databases: _Databases, delays: int, turns: int) -> list[Result]:
+def _beside_commit(cluster: Cluster, databases: _Databases, delays: int, turns: int) -> list[Row]:
     with ExitStack() as stack:
         url = stack.enter_context(databases.new())
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
@@ -230,13 +231,44 @@ def _beside_commit(databases: _Databases, delays: int, turns: int) -> list[Resul
         def take() -> float:
             return trio.run(_takes, url, delays)
 
-        values = take_turns({_START: start, _COMMIT: commit, _TAKE: take}, turns=turns)
-    names = (26, f"{_START}, idle, p50", f"{_COMMIT} of a row on the same server, idle, p50")
-    beside = {side: values[side] for side in (_START, _TAKE)}
+        sides = {_START: start, _COMMIT: commit, _TAKE: take}
+        with _apart(cluster):
+            apart = take_turns(sides, turns=turns)
+        together = take_turns({side: sides[side] for side in (_START, _COMMIT)}, turns=turns)
+    what = f"{_START}, idle, p50"
+    against = f"{_COMMIT} of a row on the same server, idle, p50"
+    beside = {side: apart[side] for side in (_START, _TAKE)}
+    mixed = (26, f"{what}, each on any processor", against)
     return [
-        _row(names, values, _START, _COMMIT, at_most(2), " ms"),
+        _row(
+            (26, f"{what}, the database on a processor of its own", against),
+            {side: apart[side] for side in (_START, _COMMIT)},
+            _START,
+            _COMMIT,
+            at_most(2),
+            " ms",
+        ),
         _row((26, "the same", _TAKE), beside, _START, _TAKE, None, " ms"),
+        _row(mixed, together, _START, _COMMIT, None, " ms"),
     ]
+
+
+@contextmanager
+def _apart(cluster: Cluster) -> Iterator[None]:
+    """The database has a processor of its own, as on a machine of its own, and all else another.
+
+    A start is a chain of short steps of four processes. Where they share processors, the kernel
+    moves them about, and a step on a processor that has not run its program lasts longer.
+    """
+    every = os.sched_getaffinity(0)
+    *others, last = sorted(every)
+    try:
+        os.sched_setaffinity(cluster.pid, {last})  # and of the connections that begin now
+        os.sched_setaffinity(0, others or every)
+        yield
+    finally:
+        for pid in (cluster.pid, 0):
+            os.sched_setaffinity(pid, every)
 
 
 class _Committer:
