@@ -292,8 +292,11 @@ class _Committer:
 
 
 @asynccontextmanager
-async def _committer(url: str, statement: str) -> AsyncIterator[_Committer]:
-    command = [sys.executable, "-m", "bench.committer", url, statement]
+async def _committer(
+    url: str, statement: str, *, others_wait: bool = True
+) -> AsyncIterator[_Committer]:
+    then = ["rest"] if others_wait else []
+    command = [sys.executable, "-m", "bench.committer", url, statement, *then]
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -308,7 +311,8 @@ async def _committer(url: str, statement: str) -> AsyncIterator[_Committer]:
 async def _commits(url: str, delays: int) -> float:
     """The median milliseconds of a commit of one row, on a server that is idle before."""
     found = []
-    async with _committer(url, "insert into plain values (1) returning number") as other:
+    insert = "insert into plain values (1) returning number"
+    async with _committer(url, insert, others_wait=False) as other:
         for _ in range(delays):
             await other.commit()
             began, committed, _values = await other.committed()
