@@ -64,7 +64,11 @@ HERE = Path(__file__).parent
 ALONE = FOLDERS.keys() - {"system"}
 
 # Markers that tests of any folder may have, and what gives them: files without it are left out.
-NAMED = {"soak": (b"soak",), "proof": (b"proof", b"interleavings")}
+NAMED = {
+    "soak": (b"soak",),
+    "proof": (b"proof", b"interleavings"),
+    "system": (b"pytest.mark.system",),
+}
 
 # Of a test marked ``interleavings``, how many seeds run without ``-m``; the rest are proof.
 FEW_SEEDS = 1
@@ -109,16 +113,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def is_left_out(path: Path, config: pytest.Config) -> bool:
     """Whether nothing in a folder or file would run."""
-    top, *_ = (*path.relative_to(HERE).parts, "") if path.is_relative_to(HERE) else ("",)
-    marker = config.option.markexpr
-    if not marker:
-        is_file = path.name.startswith("test_")
-        return (top in ALONE and top not in named_by(config)) or (
-            is_file and not is_in_part(str(path.relative_to(HERE)))
-        )
+    if config.option.markexpr:
+        return lacks(path, config.option.markexpr)
+    is_file = path.name.startswith("test_")
+    return (top_of(path) in ALONE and top_of(path) not in named_by(config)) or (
+        is_file and not is_in_part(str(path.relative_to(HERE)))
+    )
+
+
+def lacks(path: Path, marker: str) -> bool:
+    """Whether a run with ``-m`` leaves out a folder or file, for no test there has the marker."""
     if marker in NAMED:
         return path.suffix == ".py" and not may_have(path, marker)
-    return marker in FOLDERS and top not in ("", marker)
+    return marker in FOLDERS and top_of(path) not in ("", marker)
+
+
+def top_of(path: Path) -> str:
+    """The folder in `tests` of a folder or file, or the file there; nothing for other paths."""
+    return (*path.relative_to(HERE).parts, "")[0] if path.is_relative_to(HERE) else ""
 
 
 @functools.cache
@@ -177,8 +189,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 left_out.append(item)
         if is_second_way(item) and not is_taken(item.nodeid):
             left_out.append(item)
-        for marker in marks(item) & NAMED.keys():
-            if not may_have(item.path, marker):
+        for marker in marks(item) & MARKERS.keys():
+            if lacks(item.path, marker):
                 raise pytest.UsageError(f"{item.nodeid}: -m {marker} does not collect its file")
         if not config.option.markexpr and marks(item) & MARKERS.keys() - named:
             left_out.append(item)
