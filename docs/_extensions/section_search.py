@@ -54,9 +54,18 @@ def _texts(node: nodes.Element) -> Iterator[str]:
         if isinstance(child, _ELSEWHERE):
             continue
         if isinstance(child, nodes.TextElement):
-            yield child.astext()
+            yield _text(child)
         elif isinstance(child, nodes.Element):
             yield from _texts(child)
+
+
+def _text(node: nodes.Element) -> str:
+    """The text of a node; of a type in a signature only the short name, which the page shows."""
+    node = node.deepcopy()
+    for name in list(node.findall(addnodes.pending_xref_condition)):
+        if name["condition"] == "*":  # the full name
+            name.parent.remove(name)
+    return node.astext()
 
 
 def _rows(node: nodes.Element) -> Iterator[nodes.row]:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -114,16 +115,24 @@ def test_button_copies_the_whole_of_a_block_that_is_no_console() -> None:
         assert copied(block.text) == block.text.removesuffix("\n")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="needs sphinx")
-def test_search_knows_every_section_by_its_words_and_the_keys_of_its_tables() -> None:
-    docutils = pytest.importorskip("docutils.core")
+def section_search() -> ModuleType:
+    """The extension that writes the entries of the search."""
     specification = importlib.util.spec_from_file_location(
         "section_search", DOCS / "_extensions/section_search.py"
     )
     assert specification is not None
     assert specification.loader is not None
-    section_search = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(section_search)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+needs_sphinx = pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="needs sphinx")
+
+
+@needs_sphinx
+def test_search_knows_every_section_by_its_words_and_the_keys_of_its_tables() -> None:
+    docutils = pytest.importorskip("docutils.core")
     page = docutils.publish_doctree(
         "HTTP\n====\n\nThe *whole*.\n\n"
         "Errors\n------\n\nSee ``detail``.\n\n"
@@ -131,7 +140,7 @@ def test_search_knows_every_section_by_its_words_and_the_keys_of_its_tables() ->
         settings_overrides={"doctitle_xform": False},
     )
 
-    entries = list(section_search.entries_of(page, "http.html"))
+    entries = list(section_search().entries_of(page, "http.html"))
 
     assert entries == [
         {
@@ -149,3 +158,21 @@ def test_search_knows_every_section_by_its_words_and_the_keys_of_its_tables() ->
             "text": "See detail. 429 no room 503 stopping",
         },
     ]
+
+
+@needs_sphinx
+def test_search_shows_a_type_of_a_signature_once_by_its_short_name() -> None:
+    docutils = pytest.importorskip("docutils.utils")
+    nodes = pytest.importorskip("docutils.nodes")
+    addnodes = pytest.importorskip("sphinx.addnodes")
+    short = addnodes.pending_xref_condition("", "Job", condition="resolved")
+    full = addnodes.pending_xref_condition("", "trio_jobs.Job", condition="*")
+    signature = addnodes.desc_signature(
+        "", "", nodes.Text("get() -> "), addnodes.pending_xref("", short, full), ids=["jobs.get"]
+    )
+    page = docutils.new_document("python")
+    page += addnodes.desc("", signature)
+
+    [entry] = section_search().entries_of(page, "python.html")
+
+    assert entry["text"] == "get() -> Job"
