@@ -1,6 +1,7 @@
 """`PoolStatistics`, `JobStatistics`: numbers of the pool at one moment. One name for each of them.
 
-`GET /health/ready`, `GET /pool`, the events, the metrics and `Jobs.statistics` use these names.
+`GET /health/ready`, `GET /pool`, the events and `Jobs.statistics` use these names.
+`trio_jobs.metrics.families` gives metrics names in the manner of Prometheus.
 """
 
 from collections.abc import Mapping, Sequence

@@ -165,8 +165,8 @@ class Delays(Protocol):
 class Workers:
     """Runs each worker, and makes their moves in the store.
 
-    It reports slots and claims to the capacity, postponed jobs to the schedule, ends to ``show``.
-    ``moves`` makes the moves in the store; it is replaced while types are paused.
+    It reports slots and claims to the capacity, postponed jobs to the schedule, ends to ``show``,
+    which calls `CompletionWaiters.notify`. ``moves`` makes the moves; a pause of types replaces it.
     """
 
     def __init__(
