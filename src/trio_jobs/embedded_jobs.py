@@ -146,7 +146,7 @@ class Jobs(BaseJobs):
 
         In the orders ``oldest`` and ``newest`` without filters, and in the order ``ended``, a page
         costs the same however many jobs there are. Otherwise this method looks at each job up to
-        the end of the page, and in the order ``next`` at all: a million take half a second.
+        the end of the page, and in the order ``next`` at all jobs: a million take half a second.
 
         Args:
             after: The last job of the page before, even if it is gone. In the orders ``oldest`` and
@@ -210,9 +210,10 @@ class DurableJobs(BaseJobs):
             The job as it is at its submission; or, for a known key, the first job as it is now.
 
         Raises:
-            StoreWriteError: It cannot be written: the disk is full, for example.
-            StoreUnavailableError: There has been no answer for longer than ``timeout``.
-            StoreTimeoutError: It has not answered in time; it is unknown whether the job is in.
+            StoreWriteError: The job cannot be written: the disk is full, for example.
+            StoreUnavailableError: The store has not answered for longer than ``timeout``.
+            StoreTimeoutError: The store has not answered in time; it is unknown whether the job is
+                in.
             QueueFullError: As in `Jobs.submit`, and other errors as there.
         """
         spec = self._spec(type, payload, delay, run_at, key)

@@ -53,7 +53,7 @@ def fix_paths(config: Config) -> Config:
     Raises:
         ConfigError: The log file starts at the current folder, which was removed.
     """
-    names = ("certfile", "keyfile", "token_file")  # read before
+    names = ("certfile", "keyfile", "token_file")  # read already: the current folder is there
     paths: dict[str, Any] = {
         name: str(Path(path).absolute()) for name in names if (path := getattr(config.http, name))
     }

@@ -17,7 +17,7 @@ MAX_WINDOW = 1_000
 # clients' jobs wait behind them, and the pipe no faster.
 _PER_WORKER = 2
 _LEAST_WINDOW = 16
-# Seconds. As long as so many pipes are open, one more is refused for so long at least.
+# Seconds after which a client that was refused a pipe may try again.
 _RETRY_AFTER = 10
 
 

@@ -8,7 +8,7 @@ from typing import Final
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER: Final = "(other)"
 
-# Of so many different kinds of requests the route is looked up together.
+# Once so many kinds of requests (method, target and status) are kept, their routes are looked up.
 _MOST_SENT: Final = 1_000
 
 # A longer target is not kept: a client can send any.
@@ -18,8 +18,8 @@ _LONGEST: Final = 200
 class Traffic:
     """What a server counts; a server without it counts nothing.
 
-    Most requests are the same as one before, so they are counted as they were sent: the routes of
-    all are looked up when somebody reads the numbers.
+    Most requests are the same as one before, so they are counted as they were sent. Their routes
+    are looked up when somebody reads the numbers.
 
     Args:
         route_of: Gives each path the route that its requests count for. There are few routes.
@@ -32,7 +32,7 @@ class Traffic:
         self.connections: Collection[object] = ()
         self._route_of = route_of
         self._requests: Counter[tuple[str, str, int | None]] = Counter()
-        # By method, target and status; see `_MOST_SENT`.
+        # As they were sent, by method, target and status; their routes are not looked up yet.
         self._sent: Counter[tuple[bytes, bytes, int | None]] = Counter()
         # The last one of them, and how often in a row it has come.
         self._last: tuple[bytes, bytes, int | None] = b"", b"", None

@@ -1,4 +1,4 @@
-"""The end of a process that does not serve, or not any more: in bounded time."""
+"""Ends a process that does not serve, or serves no longer, in bounded time."""
 
 import contextlib
 import time
@@ -8,9 +8,10 @@ from trio_jobs.shutdown.hard_limit import HardLimit
 
 
 def limit_unserved(status: int, *, seconds: float) -> None:
-    """Have a process that does not serve end with this status, in so many seconds at the most.
+    """End this process with this status if it has not ended by itself after so many seconds.
 
-    Threads or programs that handler modules have started may delay the end. In the main thread.
+    Threads or programs that handler modules have started may delay its end. Call it in the main
+    thread.
     """
     limit = HardLimit(
         diagnose=lambda: blocks_or_failure(thread_blocks), render=plain, status=status

@@ -21,7 +21,7 @@ CUT_OFF: Final = Ending(
 
 
 def refuse(job: Job, expected: JobStatus, wanted: JobStatus) -> NoReturn:
-    """Refuse a move to the wanted status: the job has not the status from which it leads there."""
+    """Refuse a move to ``wanted``, which only a job that is ``expected`` can make."""
     raise InvalidTransitionError(
         f"job {job.id!r} is {job.status}; only a {expected} job can become {wanted}"
     )
@@ -32,7 +32,7 @@ def claimed(job: Job, now: datetime) -> Job:
     if now < job.created_at:  # the wall clock was set back
         now = job.created_at
     if job.extras is not None or job.run_at is not None:
-        job = replace(with_left(job, None), run_at=None)  # few jobs: each field costs time
+        job = replace(with_left(job, None), run_at=None)  # few jobs have these; each costs time
     return replace(job, status=PROCESSING, started_at=now, attempts=job.attempts + 1)
 
 

@@ -11,8 +11,8 @@ from trio_jobs.stores.sqlite.file_location import StoreFileError
 def lock_file(path: Path) -> int:
     """Lock the file beside the store's, and return the descriptor that holds the lock.
 
-    A lock of POSIX ends with its process, even if a child of the process lives on. It ends as
-    well when this process closes any descriptor of the file: so it is opened only once.
+    A POSIX lock ends with its process, even if a child of the process lives on. It also ends when
+    this process closes any descriptor of the file, so this process opens the file only once.
     """
     lock_path = path.with_name(path.name + "-lock")
     text = f"store file {str(path)!r} is in use by"

@@ -1,7 +1,8 @@
 """`Journal`: hands records to the one thread that writes, and says when they are on the disk.
 
 The thread takes all that was handed over since its last commit, writes it in one transaction, and
-makes one call in the event loop. So the disk delays neither the loop nor, much, the next commit.
+makes one call in the event loop. So the loop never waits for the disk, and all records of a commit
+wake it once.
 """
 
 import logging
@@ -32,8 +33,8 @@ from trio_jobs.stores.sqlite.store_file import StoreFile
 
 log = logging.getLogger(__name__)
 
-# Records of one commit, but for those that one part has. The loop stands still while it
-# makes the calls of one commit.
+# A commit takes no further part once it has so many records: the loop stands still while it makes
+# the calls of one commit.
 _MAX_RECORDS: Final = 2_000
 
 # Seconds until the next attempt after a commit that failed, if nothing is handed over before.
@@ -43,7 +44,7 @@ _RETRY: Final = 0.25
 # the whole WAL.
 _BETWEEN_CHECKPOINTS: Final = 1.0
 
-# Seconds of a commit that are worth a line in the log.
+# A commit that takes so many seconds gets a line in the log.
 _SLOW: Final = 1.0
 
 
@@ -77,7 +78,7 @@ class Journal:
     Args:
         file: The file; the thread closes its connection at the end.
         retention: Drops completed jobs; None: the file keeps all.
-        failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
+        failed: Called in the event loop, once, if the journal cannot go on: a sync has failed,
             the file is damaged or no longer there, or there is a bug. Nothing lands after that.
         soon: Calls a function in the event loop at the end of a turn (`EndOfTurn`): then the thread
             gets what was handed over until then. None: it gets each part at once.
@@ -110,10 +111,10 @@ class Journal:
         self._drop_log = DropLog()
         # Each part is what one turn has brought, or a few; None: close.
         self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
-        # Of the loop alone: entries that may not be done, oldest first, and how many came before.
+        # Of the loop alone: the entries from the oldest undone one on, and how many came before.
         self._entries: deque[_Entry] = deque()
         self._passed = 0
-        # Those that the thread does not have yet.
+        # Entries that the thread does not have yet.
         self._next_part: list[_Entry] = []
         self._soon = soon
         self._looks_soon = False  # whether the loop will call `_look`
@@ -134,7 +135,7 @@ class Journal:
 
     @property
     def is_using_the_file(self) -> bool:
-        """Whether its thread runs: who closes the file then waits for the disk, with the loop."""
+        """Whether its thread runs: to close the file then would make the loop wait for the disk."""
         return self._started and not self._ended.is_set()
 
     @property
@@ -159,7 +160,7 @@ class Journal:
             records: Each a job's seq, and the job as it is now, or None if it is forgotten. A new
                 job has a greater seq than all before it.
             landed: Called in the event loop when the records are on the disk.
-            refused: Called in the event loop, instead, if they can not be written; nothing of them
+            refused: Called in the event loop, instead, if they cannot be written; nothing of them
                 is in the file. Its error is a `DuplicateJobError` if the file has a job's id or
                 key already.
             mark: A name and its text, which are written too.
@@ -218,7 +219,7 @@ class Journal:
             soon(self._look)
 
     def _look(self) -> None:
-        """Look, at the end of a turn, what need not wait for a commit."""
+        """At the end of a turn, start what need not wait for a commit: writes, and calls."""
         self._looks_soon = False
         next_ones = _records_of(self._next_part)
         waits = is_worth_waiting(under_way=self.unwritten - next_ones, next_ones=next_ones)
@@ -357,12 +358,12 @@ class Journal:
         return []
 
     def _flushes(self) -> None:
-        """From now on the loop has the interpreter for itself, until the commit is done."""
+        """Make calls now: until the commit is done, the loop has the interpreter for itself."""
         if self.meanwhile:
             self._in_loop(self.meanwhile.make_calls)
 
     def _use_the_wal_again(self) -> None:
-        """Copy the WAL into the file: while a reader held it up, it may have filled the disk."""
+        """Copy the WAL into the file: a reader may have kept it growing until the disk was full."""
         if time.monotonic() >= self._next_checkpoint:
             with until_it_passes():
                 self._writer.checkpoint(pages=0)

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-# From so many submissions on, and up to so many records, it is worth the while to wait. With fewer,
-# a wake-up of the loop costs as much; with more, the loop and the thread have enough to do side by
-# side.
+# To wait pays from so many submissions on, and up to so many records. With fewer, a wake-up of the
+# loop costs as much as is gained; with more, the loop and the thread are both busy anyway.
 _GROUP: Final = 8
 MANY: Final = 256
 
@@ -13,11 +12,11 @@ MANY: Final = 256
 class Meanwhile:
     """Calls functions when that does not hold up the next commit.
 
-    The thread that writes shares the interpreter with the event loop. It does without it only while
+    The thread that writes shares the interpreter with the event loop, and gives it up only while
     SQLite writes and syncs, at the end of a commit. So when a group of jobs has landed, the loop
-    answers their clients and takes their next requests; the jobs begin while the disk is busy with
-    these. If no request comes, or many records do, or the commit fails, they do not wait for it.
-    And their ends wait for it to land: so they go into one commit with the requests behind it.
+    first answers their clients and takes their next requests; the jobs begin while the disk is busy
+    with these. They do not wait for that commit if no request comes, if many records do, or if it
+    fails. Their ends wait until it has landed, and share the next commit with further requests.
 
     The loop makes all calls; the thread only asks whether there is one to make.
 
@@ -32,7 +31,7 @@ class Meanwhile:
         self._call_all = call_all
         self._may_wait = may_wait
         self._waiting: list[Callable[[], None]] = []
-        self._is_group = False  # whether it is one that lands now
+        self._is_group = False  # whether a group lands now
 
     def __call__(self, call: Callable[[], None]) -> None:
         """Call a function, now or later; only a ``landed`` may ask for it."""
