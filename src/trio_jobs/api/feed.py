@@ -58,7 +58,7 @@ class Source(Protocol):
         """The number of the last ended job; they are numbered from 1."""
 
     def since(self, number: int) -> tuple[int, Sequence[Job]]:
-        """How many jobs after this number are forgotten, and all after these."""
+        """How many jobs after this number are no longer known, and the jobs after those."""
 
     def next_change(self) -> trio.Event:
         """Set by the next change of the pool."""

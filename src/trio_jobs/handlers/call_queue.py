@@ -21,7 +21,7 @@ class CallQueue:
 
     Args:
         most: How many children there may be.
-        taken: Called when a child gets a job whose task waits until it can start one.
+        taken: Called when a child gets a job whose task is still waiting to start a child for it.
 
     Attributes:
         startable: How many more children may be started.
@@ -95,7 +95,7 @@ class CallQueue:
         while self._waiting:
             if self.idle:
                 child = self.idle.pop()
-                if not child.has_ended():  # another one is told soon
+                if not child.has_ended():  # one that has ended is reported soon: `note_ended`
                     self._fill(child)
             elif self.startable and (call := self._next_starter()) is not None:
                 self.startable -= 1

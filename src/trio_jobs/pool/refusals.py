@@ -63,7 +63,7 @@ class StoreWriteError(AdmissionError):
             can take the effect back.
 
     Args:
-        text: Why they cannot be written.
+        text: Why nothing can be written.
         kept: What is left of a request that takes effect all the same; None if nothing is.
     """
 

@@ -81,7 +81,8 @@ class ClientStream:
 
         Args:
             deadline: When to give up, by ``time``.
-            wait: Whether the caller has looked, after a checkpoint: no byte is there yet.
+            wait: Whether to wait for bytes at once: the caller has made a checkpoint, and has seen
+                that none are there.
 
         Raises:
             ClientDisconnectedError: The connection is broken.

@@ -1,4 +1,4 @@
-"""`Retention`: which completed jobs the file keeps; drops the oldest of the others.
+"""`Retention`: drops the oldest completed jobs of a file that has more than its bounds allow.
 
 The bounds are those of `trio_jobs.stores.history`. Among the jobs that succeeded the oldest is the
 one that was admitted first, among the others the one that ended first: each is found by an index.
@@ -221,7 +221,7 @@ class Retention:
         if tally.jobs[False] > settings.keep_failed:
             return False
         if others_bytes + succeeded_bytes > settings.keep_completed_bytes:
-            # What is beyond the number goes before a job that has no success.
+            # Successes beyond their own number go before any job without success.
             return succeeded_bytes >= others_bytes or tally.jobs[True] > settings.keep_completed
         return None
 
