@@ -37,7 +37,7 @@ from tests.support import (
 from trio_jobs import Ending, Handler, Job, JobError, JobStatus, Outcome, RetryPolicy, Snooze
 from trio_jobs.pool.ended_jobs import EndedJobs
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.observation import MAX_TYPES, Observation
+from trio_jobs.pool.observation import Observation
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.reruns import Selection, rerun_all
@@ -45,8 +45,11 @@ from trio_jobs.pool.statistics import OTHER, TypeStatistics
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.wiring import make_pool
+from trio_jobs.settings import MetricsSettings
 from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.testing.schedules import seeded_schedule
+
+MAX_TYPES = MetricsSettings().max_types
 
 
 class Clocks:
@@ -128,7 +131,9 @@ def test_ends_are_counted_as_a_plain_recount_counts_them(
     async def main() -> None:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, MockClock)
-        observation = Observation(MemoryStore(StoreSettings(), now=noon), now=lambda: last)
+        observation = Observation(
+            MemoryStore(StoreSettings(), now=noon), max_types=MAX_TYPES, now=lambda: last
+        )
         clock.jump(window_age)
         for number, end in enumerate(ends):
             job = job_of(number, end, last)

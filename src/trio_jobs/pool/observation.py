@@ -20,9 +20,6 @@ _WINDOW: Final = 300.0
 # For how many whole seconds it is known how many jobs ended in each.
 _SECONDS: Final = 60
 
-# Types that are counted apart. A client can choose any type if a handler takes all.
-MAX_TYPES: Final = 100
-
 # Characters of a type that is counted apart; longer ones come from no handler of their own.
 _MAX_TYPE: Final = 200
 
@@ -55,7 +52,8 @@ class Observation:
     Args:
         store: The jobs.
         types: Types that have an entry from the start: those with handlers.
-        max_types: How many types have an entry of their own.
+        max_types: How many types have an entry of their own. A client can choose any type if a
+            handler takes all.
         now: The wall clock, as an aware UTC time.
 
     Attributes:
@@ -68,7 +66,7 @@ class Observation:
         store: Store,
         types: Iterable[str] = (),
         *,
-        max_types: int = MAX_TYPES,
+        max_types: int,
         now: Callable[[], datetime],
     ) -> None:
         self.ended = EndedJobs(self._count)
