@@ -138,7 +138,7 @@ def make_parser(
     parser = _parser_class(complain)(
         prog="trio-jobs",
         description="A job server: N workers, each job exactly once, a clean stop.",
-        epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file. Commas"
+        epilog="Options override TRIO_JOBS_* in the environment, which overrides the file. Commas"
         " separate several addresses.",
         allow_abbrev=False,
     )

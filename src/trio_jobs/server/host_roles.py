@@ -12,7 +12,7 @@ from trio_jobs.server.roles import READERS, named, roles_for
 # knows by this scheme that it has no form for them.
 CHALLENGE: Final = 'Application realm="trio-jobs"'
 
-# As long as the longest address of mail.
+# The length of the longest e-mail address.
 _MAX_NAME: Final = 254
 
 
@@ -73,7 +73,7 @@ class HostRoles:
 
 
 def _access_of(answer: object) -> Access:
-    """Who asks. A plain text in the place of a `Role` would see what is withheld from it."""
+    """Who asks. A text that equals a `Role` is refused: nothing would be withheld from it."""
     if answer is None:
         return NOBODY
     role, name = (answer.role, answer.name) if isinstance(answer, Access) else (answer, None)

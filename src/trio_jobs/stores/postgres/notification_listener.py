@@ -1,7 +1,7 @@
 """`NotificationListener`: keeps this server's lease, and hears what other servers say.
 
 One task, over one connection. It joins, renews the lease, frees the jobs of members that are gone,
-and hears notifications. None of these is needed for correctness: each heartbeat tells what a lost
+and hears notifications. No notification is needed for correctness: each heartbeat tells what a lost
 one would have told, and after each break the server asks anew.
 
 Only a server that has seen the database for a whole lease without a break frees others' jobs: after
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 # How many completed jobs a statement drops at the most: other statements wait meanwhile.
 _DROPPED_AT_ONCE: Final = 1_000
 
-# Seconds for a notification of this server's own, at the start.
+# Seconds for which a start waits for a notification that the server has sent to itself.
 _LONGEST_ECHO: Final = 5.0
 
-# Seconds for which a start goes on whose connection is lost.
+# Seconds for which a start whose connection is lost tries again.
 _LONGEST_START: Final = 10.0
 
 # Seconds to end a membership of a start that has failed.
 _LONGEST_GOODBYE: Final = 1.0
 
-# Seconds after a time has come by this server's clock: it has come by the database's, too.
+# So many seconds after a time has come by this server's clock, it has come by the database's too.
 _MARGIN: Final = 0.001
 
 _JOIN: Final = """
@@ -142,7 +142,7 @@ class NotificationListener:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Keep the lease and listen until `close`; has started as a member that hears others.
+        """Keep the lease and listen until `close`; started once this server is a member and hears.
 
         Args:
             request: Executes a statement over another connection, by ``store.url``.
@@ -251,8 +251,8 @@ class NotificationListener:
     ) -> None:
         """Check that a notification arrives while this connection executes nothing.
 
-        With a statement's answer a pooler may pass one on by chance. Others that come now tell
-        nothing new: the heartbeat, which is next, asks for all.
+        With the answer to a statement a pooler may pass one on by chance. Other notifications that
+        come now are dropped: the heartbeat, which is next, asks for all that they could tell.
         """
         echo = "e" + secrets.token_hex(8)
         await request(
@@ -384,10 +384,11 @@ class NotificationListener:
     async def _hear(self, connection: TrioConnection) -> None:
         """Wait for notifications until something else is due.
 
-        What is none that this version knows has no effect: a newer server may share the database.
+        A notification that this version does not know has no effect: a newer server may share the
+        database.
         """
         heard = connection.arrived()
-        # The last two may have come while a statement was executed: they have ended no wait.
+        # The last two may have changed while a statement was executed: they have ended no wait.
         is_due = self._drops_more or self._closing or not self._membership.id
         if heard or is_due:
             self._tell(heard)
