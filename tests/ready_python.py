@@ -82,8 +82,8 @@ class Fork:
         return self.returncode
 
     def send_signal(self, signum: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
-        if self.returncode is None:
+        """Send a signal, unless it has ended: then its pid may be that of another process."""
+        if self.returncode is None and not select.select([self.numbers], [], [], 0)[0]:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 

@@ -1,10 +1,12 @@
 """A command in a fork of a ready Python is what a start makes of it."""
 
+import os
+import select
 from pathlib import Path
 
 import pytest
 
-from tests.command import MODULE, run_command, running_command
+from tests.command import MODULE, environment, ready_python, run_command, running_command
 
 WORK = """
 import os
@@ -64,3 +66,17 @@ async def test_output_and_status_are_those_of_a_start(
 
     assert forked == started
     assert forked.status == status
+
+
+def test_command_that_has_ended_is_sent_no_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    fork = ready_python().fork(["--version"], cwd=tmp_path, env=environment({}))
+    select.select([fork.numbers], [], [])
+    monkeypatch.setattr(os, "kill", lambda pid, _signum: sent.append(pid))
+
+    fork.kill()
+
+    assert sent == []
+    assert fork.wait(0) == 0
