@@ -56,8 +56,7 @@ class PipeJobs:
     """The jobs and the answers of one pipe.
 
     The step that shows a job as completed hands it over by `_note_completed`: the store may drop
-    the job afterwards. No method but `check_found`,
-    `settle` and `cancel` is a checkpoint.
+    the job afterwards. No method but `check_found`, `settle` and `cancel` is a checkpoint.
 
     Args:
         pool: Where the jobs are.
@@ -88,7 +87,7 @@ class PipeJobs:
         # By job id; each line, and whether it has found the job by its key.
         self._under_way: dict[str, list[tuple[InputLine, bool]]] = {}
         self._cancelled: set[str] = set()  # jobs whose cancel was asked for; some have ended since
-        self._to_check: list[tuple[str, JobSpec]] = []  # found, perhaps as they were before
+        self._to_check: list[tuple[str, JobSpec]] = []  # found by a key; they may have ended since
         self._unsent: deque[_Unsent] = deque()
         self._unsent_bytes = 0
         self._sending_bytes = 0
@@ -121,7 +120,7 @@ class PipeJobs:
     # Lines in.
 
     def note_taken(self, specs: Sequence[JobSpec], jobs: Sequence[Job], is_found: bool) -> None:
-        """Note the jobs of the next lines; see `LineAdmission`."""
+        """Note the jobs of the next lines, in the step that admits them; see `LineAdmission`."""
         self.accepted += len(jobs)
         under_way, call, waiters = self._under_way, self._note_completed, self._pool.waiters
         for spec, job in zip(specs, jobs, strict=True):
