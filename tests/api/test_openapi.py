@@ -1,5 +1,7 @@
 """`GET /openapi.json` is valid, complete, and says what the server does."""
 
+from importlib import metadata, resources
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -65,6 +67,18 @@ async def test_the_document_is_valid(functions: dict[str, Any]) -> None:
     described = await document(Api(functions))
 
     OpenAPIV31SpecValidator(described).validate()
+
+
+async def test_it_is_that_of_the_version_that_runs_also_if_another_one_is_installed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await document()
+    api = Api()
+    (tmp_path / "openapi.json").write_text('{"info": {}, "paths": {}, "components": {}}')
+    monkeypatch.setattr(resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(metadata, "version", lambda _: "another one")
+
+    assert await document(api) == before
 
 
 @pytest.mark.parametrize("has_metrics", [False, True])

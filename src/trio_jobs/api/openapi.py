@@ -2,7 +2,7 @@
 
 import functools
 from importlib import metadata, resources
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from quart import Blueprint, Response
@@ -25,12 +25,13 @@ _PREFIX: Final = "Payload."
 def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
     handlers = context.pool.handlers
-    # At the start, where a type without a schema is an error.
-    payloads = _payload_schemas(handlers)
+    # At the start: a type without a schema is an error there, and what is installed later is of
+    # another version.
+    parts = _parts(handlers)
 
     @functools.cache  # most servers are never asked
     def make_document() -> Object:
-        document = _describe(handlers, payloads)
+        document = _describe(handlers, parts)
         if context.metrics is None:
             del document["paths"]["/metrics"]
         return document
@@ -42,24 +43,35 @@ def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
         return Response(msgspec.json.encode(served), content_type=MEDIA_TYPE)
 
 
+class _Parts(NamedTuple):
+    """What the document is made of."""
+
+    text: bytes
+    version: str
+    payloads: PayloadSchemas
+
+
 def describe(handlers: HandlerRegistry) -> Object:
     """The document for these handlers, as served at the root."""
-    return _describe(handlers, _payload_schemas(handlers))
+    return _describe(handlers, _parts(handlers))
 
 
-def _payload_schemas(handlers: HandlerRegistry) -> PayloadSchemas:
-    return handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}")
+def _parts(handlers: HandlerRegistry) -> _Parts:
+    return _Parts(
+        text=resources.files("trio_jobs.api").joinpath("openapi.json").read_bytes(),
+        version=_version(),
+        payloads=handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}"),
+    )
 
 
-def _describe(handlers: HandlerRegistry, payloads: PayloadSchemas) -> Object:
-    text = resources.files("trio_jobs.api").joinpath("openapi.json").read_bytes()
-    document: Object = msgspec.json.decode(text)
-    document["info"]["version"] = _version()
+def _describe(handlers: HandlerRegistry, parts: _Parts) -> Object:
+    document: Object = msgspec.json.decode(parts.text)
+    document["info"]["version"] = parts.version
     schemas: Object = document["components"]["schemas"]
-    for name, schema in payloads.components.items():
+    for name, schema in parts.payloads.components.items():
         schemas[_PREFIX + name] = dict(schema)
     submissions = [
-        _submission(handlers, name, dict(schema)) for name, schema in payloads.types.items()
+        _submission(handlers, name, dict(schema)) for name, schema in parts.payloads.types.items()
     ]
     schemas["Submission"] = {"oneOf": submissions}
     schemas["Item"] = {"oneOf": [_with_key(each) for each in submissions]}
