@@ -70,7 +70,7 @@ class Copy:
 
     Attributes:
         database: What tests see.
-        connection: Another test's server knows it by its process only.
+        connection: What looks at it and empties it between two tests; idle during a test.
         since: The first transaction that may be of the next test.
     """
 
