@@ -8,20 +8,17 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
-from ssl import SSLContext
-from typing import Any
 
 import pytest
 import trio
-from httpx._transports import default
 from hypothesis import settings
 from trio.testing import MockClock
-from werkzeug.routing import Rule
 
+from tests.made_once import make_once
 from tests.postgres.cluster import roomy_memory
 from tests.proof.share import is_in_part, is_taken, share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
@@ -229,36 +226,8 @@ def marks(item: pytest.Item) -> set[str]:
 
 
 def pytest_sessionstart() -> None:
-    """Compile the routes of all applications once: most tests make an application of their own.
-
-    Each has the version of the package as well, which is read once.
-    """
-    metadata.version = functools.cache(metadata.version)
-    # Each client of httpx would read the certificates of the authorities anew.
-    create_ssl_context = default.create_ssl_context  # type: ignore[attr-defined]
-
-    @functools.cache
-    def create_once(_file: str | None, _folder: str | None, **arguments: Any) -> SSLContext:  # noqa: ANN401
-        context: SSLContext = create_ssl_context(**arguments)
-        return context
-
-    def create(**arguments: Any) -> SSLContext:  # noqa: ANN401
-        variables = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-        return create_once(*variables, **arguments)
-
-    default.create_ssl_context = create  # type: ignore[assignment, attr-defined]
-    compile_builder = Rule._compile_builder
-
-    def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        if rule.defaults:
-            return compile_builder(rule, append_unknown)
-        key = rule.rule, tuple(rule._trace), append_unknown
-        if key not in builders:
-            builders[key] = compile_builder(rule, append_unknown)
-        return builders[key]
-
-    builders: dict[object, Callable[..., tuple[str, str]]] = {}
-    Rule._compile_builder = compile_once  # type: ignore[assignment, method-assign]
+    """Make once what most tests need: each has an application of its own, many have clients."""
+    make_once()
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,7 @@ in a folder, with an environment, arguments, descriptors and a process group of 
 their children. It ends when the other end of its socket closes.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -21,20 +22,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Self
+from unittest.mock import Mock
 
+import httpx
 import trio
 from trio._core import _run
 
-from trio_jobs.cli import COMMANDS
+from tests.made_once import make_once
+from trio_jobs.api.app import create_app
+from trio_jobs.cli import COMMANDS, make_parser
 
 # What servers and commands import, also those that tell by their settings what they need.
 MODULES = (
     "encodings.idna",
-    "httpx",
+    "encodings.utf_8_sig",
+    "importlib.readers",
     "trio_jobs.bootstrap",
     "trio_jobs.config",
     "trio_jobs.metrics.exporter",
+    "trio_jobs.pool.counted_moves",
     "trio_jobs.store_in_database",
     "trio_jobs.store_in_file",
     *(f"trio_jobs.commands.{module}" for module, _ in COMMANDS.values()),
@@ -42,6 +50,9 @@ MODULES = (
 
 # Variables of such names have their effect while Python starts.
 AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_")
+
+# Modules that the end of a fork leaves out: to take them down, it would copy them.
+KEPT: dict[str, ModuleType] = {}
 
 # Of a number in the pipe from the parent of a command: its pid, and in the end its status.
 NUMBER_BYTES = 8
@@ -221,34 +232,50 @@ def _tell(fd: int, number: int) -> None:
 def main(requests: socket.socket) -> None:
     """Fork for each request. Return in a fork at its end, or when there are no more requests."""
     del sys.path[0]  # it led to this module
+    atexit.register(_leave_out_what_is_kept)  # first, so it runs last
     for module in MODULES:
         import_module(module)
+    # What is made once, or kept by `re`.
+    make_once()
+    create_app(Mock())
+    make_parser(print)
+    httpx.Client().close()
+    KEPT.update(sys.modules)
     # A collection, as at the end of a fork, leaves out what is there now: it would copy all of it.
     gc.collect()
     gc.freeze()
+    ended, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    tells: dict[int, int] = {}
     while True:
+        if ended in select.select([requests, ended], [], [])[0]:
+            ended.recv(4096)
+            with suppress(ChildProcessError):
+                while (end := os.waitpid(-1, os.WNOHANG))[0]:
+                    _tell(tell := tells.pop(end[0]), os.waitstatus_to_exitcode(end[1]))
+                    os.close(tell)
+            continue
         request, fds, _, _ = socket.recv_fds(requests, len(REQUEST), 5)
-        with suppress(ChildProcessError):  # no zombie lives longer than to the next request
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if not request or not os.fork():
+        if not request:
+            os._exit(0)  # at once: to take down what has been imported costs more than many forks
+        asked, tell, *standard = fds
+        if not (pid := os.fork()):
             break
-        for fd in fds:
-            os.close(fd)
-    requests.close()
-    if request:
-        _fork_the_command(*fds)
-
-
-def _fork_the_command(asked: int, tell: int, *standard: int) -> None:
-    """Fork once more: this process tells how the command ends."""
-    command = os.fork()
-    if command:
+        tells[pid] = tell
         for fd in (asked, *standard):
             os.close(fd)
-        _, status = os.waitpid(command, 0)
-        _tell(tell, os.waitstatus_to_exitcode(status))
-        os._exit(0)  # at once: to take down what has been imported costs more than many forks
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for each in (requests, ended, wake):
+        each.close()
+    for fd in tells.values():
+        os.close(fd)
+    _run_the_command(asked, tell, *standard)
+
+
+def _run_the_command(asked: int, tell: int, *standard: int) -> None:
     os.setpgid(0, 0)  # so a signal to its group does not reach the tests
     _tell(tell, os.getpid())
     os.close(tell)
@@ -266,6 +293,11 @@ def _fork_the_command(asked: int, tell: int, *standard: int) -> None:
     sys.path.insert(0, request["cwd"])
     sys.argv[1:] = request["arguments"]
     runpy.run_module("trio_jobs", run_name="__main__", alter_sys=True)
+
+
+def _leave_out_what_is_kept() -> None:
+    for name in KEPT:
+        sys.modules.pop(name, None)
 
 
 if __name__ == "__main__" and not os.fork():
