@@ -171,7 +171,7 @@ def test_full_disk_keeps_whole_lines_and_is_told(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert event == "leftovers_not_written"
-    assert fields["cause"] == f"{path}: File too large"
+    assert fields["reason"] == f"{path}: File too large"
     assert fields["not_started"] == len(submissions(path)) == 48
 
 
@@ -218,8 +218,8 @@ def test_disk_that_hangs_costs_neither_time_nor_names(
         "jobs_not_started",
         "leftovers_not_written",
     ]
-    assert log.lines[-1][1]["cause"] == "not written in time"
-    assert "left.interrupted: Input/output error; " in str(leftovers.line()[1]["cause"])
+    assert log.lines[-1][1]["reason"] == "not written in time"
+    assert "left.interrupted: Input/output error; " in str(leftovers.line()[1]["reason"])
 
 
 class FinalLines:

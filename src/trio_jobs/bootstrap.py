@@ -298,7 +298,7 @@ def _freeze_modules(forks: Forks) -> None:
 
 def _log_stopped(ended: Ended | None, logs: Logs) -> None:
     if ended is not None:
-        fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
+        fields = {"status": ended.status, "peak_buffered": ended.peak_buffered}
         log.info("stopped", extra=fields)
     logs.flush_within(seconds=_FLUSH_SECONDS)
 

@@ -99,7 +99,7 @@ class Leftovers:
         if self._ended and not self._causes:
             return "leftovers_written", fields
         cause = "; ".join(self._causes) or _TOO_SLOW
-        return "leftovers_not_written", {"cause": cause, **fields}
+        return "leftovers_not_written", {"reason": cause, **fields}
 
     def _run(self) -> None:
         jobs, seconds = self._asked.get()

@@ -16,11 +16,11 @@ class Ended:
 
     Attributes:
         status: The exit status: 0; or 1 if a job is unfinished, or the pool or HTTP has failed.
-        peak_buffer_used: The most jobs that were in the buffer at one time.
+        peak_buffered: The most jobs that were in the buffer at one time.
     """
 
     status: int = 0
-    peak_buffer_used: int = 0
+    peak_buffered: int = 0
 
 
 class Lifecycle:

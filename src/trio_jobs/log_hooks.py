@@ -31,5 +31,5 @@ class ErrorHooks:
 
     def log_unraisable_error(self, args: "sys.UnraisableHookArgs") -> None:
         """Log the error of a finalizer; for `sys.unraisablehook`."""
-        fields = {"cause": args.err_msg or "exception ignored", "where": args.object}
+        fields = {"reason": args.err_msg or "exception ignored", "where": args.object}
         self._log.error("exception_ignored", extra=fields, exc_info=args.exc_value)

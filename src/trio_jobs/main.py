@@ -90,4 +90,4 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
             raise lifecycle.error  # another process was faster: nothing of the server is broken
         written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
         status = 1 if lifecycle.failed or pool.places.faulty or unfinished or not written else 0
-        return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
+        return Ended(status=status, peak_buffered=admission.peak_buffered)

@@ -49,4 +49,4 @@ class ServiceManager:
                 sender.sendto(text.encode(), address)
         except OSError as error:
             self._address = None  # it would fail again; one line is enough
-            log.warning("service_manager_not_told", extra={"cause": str(error)})
+            log.warning("service_manager_not_told", extra={"reason": str(error)})

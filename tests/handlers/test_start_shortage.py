@@ -113,7 +113,7 @@ async def test_the_cause_is_logged_once_and_shown_as_long_as_a_job_waits(
 
     assert shortage.cause is None
     assert events(caplog) == ["jobs_blocked"]
-    assert vars(caplog.records[0])["cause"] == "first"
+    assert vars(caplog.records[0])["reason"] == "first"
 
 
 async def test_jobs_that_wait_in_turn_are_one_shortage_and_what_ends_after_it_tells(
@@ -151,7 +151,7 @@ async def test_each_new_cause_is_shown_and_logged_once_and_not_without_end(
             assert shortage.cause == str(n)
         nursery.cancel_scope.cancel()
 
-    causes = [vars(record)["cause"] for record in caplog.records]
+    causes = [vars(record)["reason"] for record in caplog.records]
     assert causes == [str(n) for n in range(20)]
 
 

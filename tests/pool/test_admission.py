@@ -240,17 +240,17 @@ async def test_job_with_a_slot_finds_room_in_the_channel_though_its_worker_is_ca
 
 async def test_peak_of_the_buffer_is_the_most_that_waited_at_once(nursery: trio.Nursery) -> None:
     parts = make_parts(workers=1, buffer_size=3)
-    assert parts.admission.peak_buffer_used == 0
+    assert parts.admission.peak_buffered == 0
     parts.admission.submit_all(some(2))
     start_workers(parts, nursery)  # one takes a job, and keeps it
     await wait_all_tasks_blocked()
 
     parts.admission.submit_all(some(2))
 
-    assert parts.admission.peak_buffer_used == 3
+    assert parts.admission.peak_buffered == 3
     with pytest.raises(QueueFullError):
         parts.admission.submit("test", b"null")
-    assert parts.admission.peak_buffer_used == parts.capacity.buffer_size
+    assert parts.admission.peak_buffered == parts.capacity.buffer_size
 
 
 async def test_jobs_that_idle_workers_take_do_not_use_the_buffer(nursery: trio.Nursery) -> None:
@@ -260,7 +260,7 @@ async def test_jobs_that_idle_workers_take_do_not_use_the_buffer(nursery: trio.N
 
     parts.admission.submit_all(some(2))
 
-    assert (parts.admission.buffered, parts.admission.peak_buffer_used) == (0, 0)
+    assert (parts.admission.buffered, parts.admission.peak_buffered) == (0, 0)
 
 
 async def test_closing_refuses_more_and_keeps_what_is_in() -> None:

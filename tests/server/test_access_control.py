@@ -265,4 +265,4 @@ async def test_refused_name_is_told_to_the_client_and_in_the_log(
     )
     assert answer.json()["detail"] == detail
     [refused] = [record for record in caplog.records if record.message == "request_refused"]
-    assert vars(refused)["cause"] == detail
+    assert vars(refused)["reason"] == detail

@@ -333,7 +333,7 @@ async def test_an_error_of_our_own_ends_one_connection_with_one_line(
         other.close()
     [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.getMessage() == "connection_failed"
-    assert "a fault nobody knows" in vars(line)["cause"]
+    assert "a fault nobody knows" in vars(line)["reason"]
 
 
 async def test_a_reset_at_every_stage_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:

@@ -283,7 +283,7 @@ def tls(request: pytest.FixtureRequest) -> bool:
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[Any]:
     return [
-        record.__dict__["cause"]
+        record.__dict__["reason"]
         for record in caplog.records
         if record.getMessage() == "client_too_slow"
     ]

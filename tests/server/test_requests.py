@@ -266,5 +266,5 @@ async def test_a_refusal_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture
     [line] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert line.getMessage() == "request_refused"
     assert vars(line)["status"] == 400
-    assert "illegal request line" in vars(line)["cause"]
+    assert "illegal request line" in vars(line)["reason"]
     assert vars(line)["client"].startswith("127.0.0.1:")

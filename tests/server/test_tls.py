@@ -82,9 +82,9 @@ async def test_bytes_that_are_no_tls_end_that_connection_only(
     # One line that says what it was, unless there was nothing to understand.
     failures = [vars(record) for record in caplog.records if record.message == "tls_failed"]
     assert len(failures) <= 1
-    assert all(failure["cause"] and failure["exc_info"] is None for failure in failures)
+    assert all(failure["reason"] and failure["exc_info"] is None for failure in failures)
     if data == get():
-        assert [failure["cause"] for failure in failures] == ["HTTP_REQUEST"]
+        assert [failure["reason"] for failure in failures] == ["HTTP_REQUEST"]
 
 
 async def test_an_early_answer_reaches_a_client_that_is_still_sending() -> None:

@@ -44,7 +44,7 @@ LIMITS: dict[str, Any] = {
     "allowed_hosts": ("a",),
 }
 # Of a line in the log; the rest is the time, or names the connection.
-FIELDS = ("status", "cause", "method", "path", "bytes", "forwarded_for", "left_out")
+FIELDS = ("status", "reason", "method", "path", "bytes", "forwarded_for", "left_out")
 
 
 class Application:

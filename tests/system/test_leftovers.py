@@ -135,8 +135,8 @@ async def test_folder_that_has_gone_is_told_and_the_jobs_are_named(tmp_path: Pat
             assert await server.wait_exit() == 1
 
     [line] = server.lines_with("leftovers_not_written")
-    cause = f'cause="{folder}/left.interrupted.jsonl: No such file or directory"'
-    assert f"{cause} interrupted=0 not_started=0" in line
+    reason = f'reason="{folder}/left.interrupted.jsonl: No such file or directory"'
+    assert f"{reason} interrupted=0 not_started=0" in line
     assert server.lines_with("jobs_interrupted", job_id)
 
 

@@ -261,7 +261,7 @@ async def test_client_that_reads_nothing_until_it_has_sent_all_is_disconnected(
         assert finished.returncode == 1, finished.stderr.decode()
         line = await server.wait_for_line("client_too_slow")
 
-    assert line.endswith('cause="reads nothing while sending: use slices"')
+    assert line.endswith('reason="reads nothing while sending: use slices"')
 
 
 GO_STREAM = """

@@ -69,7 +69,7 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
     assert left > 8 or shown.status is JobStatus.PROCESSING
     assert left > 8 or "no process can be started: [Errno 24] Too many open files" in str(blocked)
     assert {pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
-    causes = [vars(each)["cause"] for each in caplog.records if each.message == "jobs_blocked"]
+    causes = [vars(each)["reason"] for each in caplog.records if each.message == "jobs_blocked"]
     assert len({*causes}) == len(causes) <= 3  # a child has no more than its server
     assert len(tasks.descriptors()) == before
 
@@ -323,4 +323,4 @@ async def test_a_first_word_that_is_none_is_told_and_the_process_is_started_agai
 
     assert ending.outcome is Outcome.SUCCEEDED
     [record] = caplog.records
-    assert "gave no sign that is understood: Object missing" in vars(record)["cause"]
+    assert "gave no sign that is understood: Object missing" in vars(record)["reason"]

@@ -139,7 +139,7 @@ async def test_manager_that_is_not_there_is_told_of_once(address: str, tmp_path:
 
         assert await server.wait_exit() == 0
 
-    assert len(server.lines_with("service_manager_not_told cause=")) == 1
+    assert len(server.lines_with("service_manager_not_told reason=")) == 1
 
 
 async def test_manager_that_does_not_read_holds_up_nothing(
@@ -153,7 +153,7 @@ async def test_manager_that_does_not_read_holds_up_nothing(
 
         assert await server.wait_exit() == 0
 
-    assert len(server.lines_with("service_manager_not_told cause=")) == 1
+    assert len(server.lines_with("service_manager_not_told reason=")) == 1
 
 
 def test_without_a_manager_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:

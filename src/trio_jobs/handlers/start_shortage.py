@@ -108,7 +108,7 @@ class StartShortage:
         self._cause = cause
         if cause not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(cause)
-            log.warning("jobs_blocked", extra={"cause": cause})
+            log.warning("jobs_blocked", extra={"reason": cause})
 
     def _end_if_calm(self) -> None:
         if self._told and not self._waiting and trio.current_time() >= self._calm_since + _CALM:

@@ -68,7 +68,7 @@ class Admission:
         return self._channel.statistics().current_buffer_used
 
     @property
-    def peak_buffer_used(self) -> int:
+    def peak_buffered(self) -> int:
         """The most jobs that were in the buffer at the same time so far."""
         return int(self._channel.statistics().peak_buffer_used)
 

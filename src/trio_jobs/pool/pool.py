@@ -153,7 +153,7 @@ class Pool:
             busy=jobs.processing,
             buffered=self.admission.buffered,
             buffer_size=self.capacity.buffer_size,
-            peak_buffered=self.admission.peak_buffer_used,
+            peak_buffered=self.admission.peak_buffered,
             pending=jobs.pending,
             waiting=self.schedule.count,
             held=self.schedule.held,

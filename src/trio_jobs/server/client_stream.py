@@ -134,7 +134,7 @@ class ClientStream:
                 await self._stream.send_all(data[start : start + _PIECE])
             self.truncated = False
         except TimeUpError as late:
-            log.info("client_too_slow", extra={"client": self.client_name, "cause": str(late)})
+            log.info("client_too_slow", extra={"client": self.client_name, "reason": str(late)})
         except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
         if self.truncated:

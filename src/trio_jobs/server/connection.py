@@ -71,10 +71,10 @@ class ClientConnection(TCPServer):
                 await self._converse()
         except (ClientDisconnectedError, *STREAM_ERRORS) as error:
             if (reason := tls_failure(error)) is not None:
-                log.warning("tls_failed", extra={"client": http.client_name, "cause": reason})
+                log.warning("tls_failed", extra={"client": http.client_name, "reason": reason})
         except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
             if not is_own_cancellation(error):
-                fields = {"client": http.client_name, "cause": repr(error)[:_QUOTE]}
+                fields = {"client": http.client_name, "reason": repr(error)[:_QUOTE]}
                 log.warning("connection_failed", exc_info=error, extra=fields)
         finally:
             self.abort()
@@ -224,7 +224,11 @@ class ClientConnection(TCPServer):
         http = self._http
         if problem.status != 500:  # a 500 has its own line in the log
             level = logging.WARNING if isinstance(problem, MalformedRequestError) else logging.INFO
-            fields = {"status": problem.status, "cause": problem.detail, "client": http.client_name}
+            fields = {
+                "status": problem.status,
+                "reason": problem.detail,
+                "client": http.client_name,
+            }
             log.log(level, "request_refused", extra=fields)
         if not http.can_refuse:
             return

@@ -112,7 +112,7 @@ class Listener:
                     continue
                 # Do not raise: no client may end the server. No event tells when a descriptor comes
                 # free, so the loop tries again.
-                self._exhausted.warn(cause=str(error), url=bound.url)
+                self._exhausted.warn(reason=str(error), url=bound.url)
                 await trio.sleep(_ACCEPT_RETRY)
                 continue
             transport = Transport(sock, self._time, send_timeout=self._settings.send_timeout)

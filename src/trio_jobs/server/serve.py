@@ -142,7 +142,7 @@ async def warm_up(context: ServerContext, path: str) -> None:
     try:
         ends = socket.socketpair()
     except OSError as error:
-        log.warning("warm_up_failed", extra={"path": path, "cause": str(error)})
+        log.warning("warm_up_failed", extra={"path": path, "reason": str(error)})
         return
     settings = replace(context.settings, access_log=False)
     context = replace(context, settings=settings, traffic=None)

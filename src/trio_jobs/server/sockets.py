@@ -126,7 +126,7 @@ class Listeners:
                         Path(bound.path).unlink(missing_ok=True)
                 except OSError as error:  # the folder's permissions may have changed
                     log.warning(
-                        "socket_not_removed", extra={"path": bound.path, "cause": str(error)}
+                        "socket_not_removed", extra={"path": bound.path, "reason": str(error)}
                     )
 
     def close_in_child(self) -> None:
