@@ -43,7 +43,11 @@ def descriptors():
 """
 
 
-async def test_command_in_a_fork_is_as_one_that_is_started(tmp_path: Path) -> None:
+async def test_command_in_a_fork_is_as_one_that_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_python()
+    monkeypatch.delenv("PATH")  # what forks has it, its commands have not
     config = '[handlers]\nstate = "work:state"\n'
     arguments = ("--log-level=debug", "--workers=2")
     async with running_command(tmp_path, *arguments, config=config, handlers=WORK) as server:
@@ -55,6 +59,7 @@ async def test_command_in_a_fork_is_as_one_that_is_started(tmp_path: Path) -> No
 
     assert forked == started
     assert started["arguments"][1:] == list(arguments)
+    assert "PATH" not in started["environment"]
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["--nonsense"], 2)])
