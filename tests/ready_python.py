@@ -1,10 +1,11 @@
 """A Python process that has imported the package, and forks itself for each command of a test.
 
 The imports are most of what a start costs. A fork goes on as `python -m trio_jobs` does after them:
-in a folder, with an environment, arguments, descriptors and a process group of its own.
+in a folder, with an environment, arguments, descriptors and a process group of its own. Another
+such process forks itself for runs of pytest.
 
-`python -m tests.ready_python FD` starts that process, which is no child of the tests: some look at
-their children. It ends when the other end of its socket closes.
+`python -m tests.ready_python FD MODULE` starts that process, which is no child of the tests: some
+look at their children. It ends when the other end of its socket closes.
 """
 
 import atexit
@@ -28,25 +29,37 @@ from unittest.mock import Mock
 
 import httpx
 import trio
-from trio._core import _run
+from trio._core import _run as trio_run
 
 from tests.made_once import make_once
 from trio_jobs.api.app import create_app
 from trio_jobs.cli import COMMANDS, make_parser
 
-# What servers and commands import, also those that tell by their settings what they need.
-MODULES = (
-    "encodings.idna",
-    "encodings.utf_8_sig",
-    "importlib.readers",
-    "trio_jobs.bootstrap",
-    "trio_jobs.config",
-    "trio_jobs.metrics.exporter",
-    "trio_jobs.pool.counted_moves",
-    "trio_jobs.store_in_database",
-    "trio_jobs.store_in_file",
-    *(f"trio_jobs.commands.{module}" for module, _ in COMMANDS.values()),
-)
+# By what is run: the modules that are imported before.
+MODULES: Mapping[str, Sequence[str]] = {
+    # What servers and commands import, also those that tell by their settings what they need.
+    "trio_jobs": (
+        "encodings.idna",
+        "encodings.utf_8_sig",
+        "importlib.readers",
+        "trio_jobs.bootstrap",
+        "trio_jobs.config",
+        "trio_jobs.metrics.exporter",
+        "trio_jobs.pool.counted_moves",
+        "trio_jobs.store_in_database",
+        "trio_jobs.store_in_file",
+        *(f"trio_jobs.commands.{module}" for module, _ in COMMANDS.values()),
+    ),
+    # What projects with tests import. The plugins stand here that pytest finds by itself.
+    "pytest": (
+        *("_hypothesis_pytestplugin", "anyio.pytest_plugin", "pytest_trio.plugin", "xdist.plugin"),
+        *("_pytest.faulthandler", "_pytest.junitxml", "_pytest.unittest", "_pytest.warnings"),
+        "hypothesis.strategies",
+        "trio_jobs.testing.plugin",
+        "trio_jobs.testing.asgi_client",
+        "trio_jobs.testing.virtual_time",
+    ),
+}
 
 # Variables of such names have their effect while Python starts.
 AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_")
@@ -158,12 +171,17 @@ class ForkedProcess:
 class ReadyPython:
     """The process, once it is asked for the first fork."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        """Start it, in this environment."""
+    def __init__(self, env: Mapping[str, str], module: str = "trio_jobs") -> None:
+        """Start it, in this environment.
+
+        Args:
+            env: The variables.
+            module: What it runs, one of `MODULES`.
+        """
         self._socket, its = socket.socketpair()
         self._at_the_start = _at_the_start(env)
         subprocess.run(
-            [sys.executable, "-m", "tests.ready_python", str(its.fileno())],
+            [sys.executable, "-m", "tests.ready_python", str(its.fileno()), module],
             cwd=Path(__file__).parents[1],
             env=env,
             stdin=subprocess.DEVNULL,
@@ -188,7 +206,7 @@ class ReadyPython:
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.DEVNULL,
     ) -> Fork:
-        """Start `python -m trio_jobs` with these arguments, in a fork.
+        """Start `python -m trio_jobs`, or pytest, with these arguments, in a fork.
 
         Each of the three is a descriptor, PIPE or DEVNULL, as `subprocess` has them.
         """
@@ -229,12 +247,12 @@ def _tell(fd: int, number: int) -> None:
     os.write(fd, number.to_bytes(NUMBER_BYTES, signed=True))
 
 
-def main(requests: socket.socket) -> None:
+def main(requests: socket.socket, module: str) -> None:
     """Fork for each request. Return in a fork at its end, or when there are no more requests."""
     del sys.path[0]  # it led to this module
     atexit.register(_leave_out_what_is_kept)  # first, so it runs last
-    for module in MODULES:
-        import_module(module)
+    for each in MODULES[module]:
+        import_module(each)
     # What is made once, or kept by `re`.
     make_once()
     create_app(Mock())
@@ -253,9 +271,10 @@ def main(requests: socket.socket) -> None:
         if ended in select.select([requests, ended], [], [])[0]:
             ended.recv(4096)
             with suppress(ChildProcessError):
-                while (end := os.waitpid(-1, os.WNOHANG))[0]:
-                    _tell(tell := tells.pop(end[0]), os.waitstatus_to_exitcode(end[1]))
-                    os.close(tell)
+                while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                    with suppress(BrokenPipeError):  # nobody waits for it any more
+                        _tell(tells[found[0]], os.waitstatus_to_exitcode(found[1]))
+                    os.close(tells.pop(found[0]))
             continue
         request, fds, _, _ = socket.recv_fds(requests, len(REQUEST), 5)
         if not request:
@@ -268,14 +287,14 @@ def main(requests: socket.socket) -> None:
             os.close(fd)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for each in (requests, ended, wake):
-        each.close()
+    for end in (requests, ended, wake):
+        end.close()
     for fd in tells.values():
         os.close(fd)
-    _run_the_command(asked, tell, *standard)
+    _run(module, asked, tell, *standard)
 
 
-def _run_the_command(asked: int, tell: int, *standard: int) -> None:
+def _run(module: str, asked: int, tell: int, *standard: int) -> None:
     os.setpgid(0, 0)  # so a signal to its group does not reach the tests
     _tell(tell, os.getpid())
     os.close(tell)
@@ -288,11 +307,11 @@ def _run_the_command(asked: int, tell: int, *standard: int) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
-    _run._r.seed()  # each server has a schedule of its own
+    trio_run._r.seed()  # each server has a schedule of its own
     # What `-m` does.
     sys.path.insert(0, request["cwd"])
     sys.argv[1:] = request["arguments"]
-    runpy.run_module("trio_jobs", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _leave_out_what_is_kept() -> None:
@@ -301,4 +320,4 @@ def _leave_out_what_is_kept() -> None:
 
 
 if __name__ == "__main__" and not os.fork():
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
