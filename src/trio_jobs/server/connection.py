@@ -224,12 +224,8 @@ class ClientConnection(TCPServer):
         http = self._http
         if problem.status != 500:  # a 500 has its own line in the log
             level = logging.WARNING if isinstance(problem, MalformedRequestError) else logging.INFO
-            fields = {
-                "status": problem.status,
-                "reason": problem.detail,
-                "client": http.client_name,
-            }
-            log.log(level, "request_refused", extra=fields)
+            extra = {"status": problem.status, "reason": problem.detail, "client": http.client_name}
+            log.log(level, "request_refused", extra=extra)
         if not http.can_refuse:
             return
         problem.headers["Connection"] = "close"
