@@ -36,7 +36,7 @@ SCRIPT = (str(Path(sys.executable).with_name("trio-jobs")),)
 
 
 def patched(text: str) -> tuple[str, ...]:
-    """The command, after this program text, which changes a module of the server's."""
+    """The command, after this program text, which changes what is imported."""
     run = "from trio_jobs.cli import run\nsys.exit(run())"
     return (sys.executable, "-c", f"import os, sys, trio\n{text}\n{run}")
 
@@ -186,12 +186,14 @@ class Start(TypedDict, total=False):
             command serve on a free port of 127.0.0.1.
         command: The program and its first arguments, for a test of what happens until the package
             is imported. By default a fork of `ReadyPython` goes on as `MODULE` then does.
+        patch: Program text that runs before, and changes a module of the server's.
     """
 
     config: str | None
     handlers: str | None
     environment: Mapping[str, str] | None
     command: Sequence[str] | None
+    patch: str
 
 
 @asynccontextmanager
@@ -263,16 +265,16 @@ async def _open(
     folder: Path, arguments: Sequence[str], start: Start, *, stdout: int
 ) -> trio.Process | ForkedProcess:
     env = environment(start.get("environment"))
-    command = start.get("command")
+    command, patch = start.get("command"), start.get("patch", "")
     write_files(folder, config=start.get("config"), handlers=start.get("handlers"))
     if command is None and ready_python().can_fork(env):
         return ForkedProcess(
             ready_python().fork(
-                arguments, cwd=folder, env=env, stdout=stdout, stderr=subprocess.PIPE
+                arguments, cwd=folder, env=env, stdout=stdout, stderr=subprocess.PIPE, patch=patch
             )
         )
     return await trio.lowlevel.open_process(
-        [*(command or MODULE), *arguments],
+        [*(command or (patched(patch) if patch else MODULE)), *arguments],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,

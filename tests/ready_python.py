@@ -205,10 +205,12 @@ class ReadyPython:
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.DEVNULL,
+        patch: str = "",
     ) -> Fork:
         """Start `python -m trio_jobs`, or pytest, with these arguments, in a fork.
 
-        Each of the three is a descriptor, PIPE or DEVNULL, as `subprocess` has them.
+        Each of the three is a descriptor, PIPE or DEVNULL, as `subprocess` has them. The patch is
+        program text that runs before.
         """
         numbers, tell = os.pipe()
         read, write = os.pipe()
@@ -226,7 +228,8 @@ class ReadyPython:
         for fd in theirs:
             os.close(fd)
         with os.fdopen(write, "w") as file:
-            json.dump({"arguments": [*arguments], "cwd": str(cwd), "env": dict(env)}, file)
+            request = {"arguments": [*arguments], "cwd": str(cwd), "env": dict(env), "patch": patch}
+            json.dump(request, file)
         return Fork(numbers, pipes)
 
     def close(self) -> None:
@@ -311,6 +314,7 @@ def _run(module: str, asked: int, tell: int, *standard: int) -> None:
     # What `-m` does.
     sys.path.insert(0, request["cwd"])
     sys.argv[1:] = request["arguments"]
+    exec(request["patch"], {"os": os, "sys": sys, "trio": trio})  # noqa: S102 - the test's text
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

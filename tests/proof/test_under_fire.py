@@ -20,7 +20,7 @@ import pytest
 import trio
 from _pytest.mark import ParameterSet
 
-from tests.command import MODULE, PATIENCE, Command, patched, running_command
+from tests.command import MODULE, PATIENCE, Command, running_command
 from tests.proof.accounts import Ledger, Told, check, check_without_log, named
 from tests.proof.share import share_of
 from tests.proof.talking import Talker, connect, talking
@@ -44,7 +44,7 @@ class Way:
         stop: What is done to it.
         grace_periods: Seconds; the seeds take them in turn.
         insists: Whether ``stop`` ends the grace period.
-        command: What is started.
+        patch: What changes the server before it starts.
         has_log: Whether its log can be read.
     """
 
@@ -52,7 +52,7 @@ class Way:
     stop: Callable[[Command, random.Random], Awaitable[None]]
     grace_periods: Sequence[float] = (0, 0.05, ENOUGH)
     insists: bool = False
-    command: Sequence[str] = MODULE
+    patch: str = ""
     has_log: bool = True
 
 
@@ -153,7 +153,7 @@ async def stopped_under_load(folder: Path, seed: int, way: Way) -> Counter[str]:
             folder,
             config=config(grace_period=grace_period),
             handlers=HANDLERS.read_text(),
-            command=way.command,
+            patch=way.patch,
         ) as server:
             told = Told()
             if has_long_job:
@@ -351,7 +351,7 @@ NO_LOG = [
     Way(
         name="full disk",
         stop=terminate,
-        command=patched(FULL_LOG),
+        patch=FULL_LOG,
         has_log=False,
     ),
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.command import PATIENCE, patched, run_command, running_command, started_command
+from tests.command import PATIENCE, run_command, running_command, started_command
 from trio_jobs.handlers.asyncio_task import _UNWINDING_TIME
 from trio_jobs.handlers.loop_thread import _CLOSING_TIME
 from trio_jobs.shutdown.stop import MARGIN_SECONDS
@@ -351,8 +351,8 @@ async def test_a_stop_is_bounded_at_each_step_of_a_job(
         )
         if event not in events
     ]
-    command = patched("\n".join([*CLOSING, *patience]))
-    async with running_command(tmp_path, config=text, handlers=WORK, command=command) as server:
+    patch = "\n".join([*CLOSING, *patience])
+    async with running_command(tmp_path, config=text, handlers=WORK, patch=patch) as server:
         job_id = await server.submit(handler)
         await server.wait_for_line("work waits")
         server.send(signal.SIGTERM)
@@ -392,7 +392,7 @@ async def test_a_stop_at_a_lifespan_beside_a_job_that_swallows_its_cancel(
         config=text,
         handlers=WORK,
         environment=where("close hangs"),
-        command=patched(f"{limit}{PATIENCE}"),
+        patch=f"{limit}{PATIENCE}",
     ) as server:
         await server.submit("swallows")
         await server.wait_for_line("work waits")

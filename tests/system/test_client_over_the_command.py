@@ -17,7 +17,6 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
-    patched,
     running_command,
     started_command,
 )
@@ -182,7 +181,7 @@ async def test_stop_gives_each_waiting_client_its_result(tmp_path: Path, loop: s
     config = configuration("at_the_gate", graceful_timeout=10, workers=20)
     with Gate(tmp_path) as gate:
         async with (
-            running_command(tmp_path, config=config, command=patched(TELLING)) as server,
+            running_command(tmp_path, config=config, patch=TELLING) as server,
             beside(loop, program, server.url),
         ):
             await server.wait_for_lines(20, "a client waits")

@@ -23,7 +23,6 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
-    patched,
     run_command,
     running_command,
     started_command,
@@ -515,7 +514,7 @@ async def be_signalled_and_warm_up(*arguments):
 serve.warm_up = be_signalled_and_warm_up
 """
     config = configuration("quick")
-    async with started_command(folder, config=config, command=patched(patch)) as server:
+    async with started_command(folder, config=config, patch=patch) as server:
         assert await server.wait_exit() == 0
     assert not server.lines_with("Running on")
     assert server.lines_with("stopped", "status=0")
@@ -625,7 +624,7 @@ with open("ledger", "w") as ledger:
 async def quick(_): pass
 """
 # The five seconds are shortened.
-SOON = patched("import trio_jobs.cli as cli; cli.UNSERVED_SECONDS = 0.3")
+SOON = "import trio_jobs.cli as cli; cli.UNSERVED_SECONDS = 0.3"
 
 
 @pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "--check"])
@@ -646,7 +645,7 @@ async def test_mistake_that_is_found_in_a_module_ends_the_process_whatever_the_m
         *options,
         config=f'[handlers]\nquick = "work:{function}"',
         handlers=handlers,
-        command=SOON,
+        patch=SOON,
     ) as server:
         try:
             with trio.fail_after(PATIENCE):
@@ -665,7 +664,7 @@ async def test_check_ends_whatever_a_module_has_left(tmp_path: Path) -> None:
         "--check",
         config='[handlers]\nquick = "work:quick"',
         handlers=LEAVES_A_THREAD,
-        command=SOON,
+        patch=SOON,
     ) as checked:
         assert await checked.wait_exit() == 0
     assert checked.lines_with("the process ends with status 0")

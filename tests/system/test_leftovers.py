@@ -15,7 +15,6 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
-    patched,
     run_command,
     running_command,
 )
@@ -99,9 +98,8 @@ async def test_each_end_that_leaves_jobs_leaves_the_files(
 
 
 async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
-    command = patched(FAULT_IN_THE_STORE)
     with Gate(tmp_path):
-        async with running_command(tmp_path, config=shop(), command=command) as server:
+        async with running_command(tmp_path, config=shop(), patch=FAULT_IN_THE_STORE) as server:
             content = '[{"type":"quick","payload":0},{"type":"at_the_gate","payload":1}]'
             with suppress(httpx.HTTPError):
                 await server.client.post("/jobs/batch", content=content)
@@ -181,8 +179,8 @@ async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_tim
     config = config.replace("workers = 1", "workers = 1\nbuffer_size = 100000")
     config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"')
     with Gate(tmp_path):
-        config, command = config.replace("= 2.0", "= 0.5"), patched(LATE_CLOCKS)
-        async with running_command(tmp_path, config=config, command=command) as server:
+        config = config.replace("= 2.0", "= 0.5")
+        async with running_command(tmp_path, config=config, patch=LATE_CLOCKS) as server:
             assert await take_up(server, many_jobs(tmp_path, "type{}")) == {"accepted": 100_000}
             server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
             if end == "second signal":
@@ -219,11 +217,9 @@ async def test_report_without_time_counts_the_jobs(
     work = "shielded" if end == "hard limit" else "at_the_gate"
     config = shop(grace_period=0.1, work=work).replace("= 2.0", "= 0.1")
     config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"')
-    command = patched(
-        f"import trio_jobs.unfinished_report, trio_jobs.shutdown.hard_limit\n{no_time}"
-    )
+    patch = f"import trio_jobs.unfinished_report, trio_jobs.shutdown.hard_limit\n{no_time}"
     with Gate(tmp_path):
-        async with running_command(tmp_path, config=config, command=command) as server:
+        async with running_command(tmp_path, config=config, patch=patch) as server:
             ids = [await server.submit(f"type{n}", n) for n in range(20)]
             server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
             assert await server.wait_exit() == 70

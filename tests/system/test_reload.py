@@ -21,7 +21,6 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
-    patched,
     run_command,
     running_command,
 )
@@ -313,7 +312,7 @@ raw_in_process = { call = "work:raw", run = "process" }
 
 
 # The log is a file that a test cannot wait for: each short line goes to the old standard error too.
-SHOWN = patched("""
+SHOWN = """
 from trio_jobs.logs.writer import LogWriter
 shown, handle = os.dup(2), LogWriter.handle
 def handle_and_show(self, record):
@@ -322,7 +321,7 @@ def handle_and_show(self, record):
         os.write(shown, self._formatter.render(record))
     return handled
 LogWriter.handle = handle_and_show
-""")
+"""
 
 
 @asynccontextmanager
@@ -331,7 +330,7 @@ async def logging_command(
 ) -> AsyncIterator[Command]:
     """A command whose log is ``logs/server.log``."""
     (folder / "logs").mkdir()
-    async with running_command(folder, config=config, handlers=handlers, command=SHOWN) as server:
+    async with running_command(folder, config=config, handlers=handlers, patch=SHOWN) as server:
         yield server
 
 

@@ -105,11 +105,14 @@ class Folder:
         code = {"config.toml", "work.py", "records.py", "__pycache__", "ledger", "gate"}
         return {path.name for path in self.path.iterdir()} - code
 
-    async def run(self, *arguments: str, command: Sequence[str] | None = None) -> Finished:
-        return await run_command(self.path, "run", *arguments, config=CONFIG, command=command)
+    async def run(
+        self, *arguments: str, command: Sequence[str] | None = None, patch: str = ""
+    ) -> Finished:
+        words = ("run", *arguments)
+        return await run_command(self.path, *words, config=CONFIG, command=command, patch=patch)
 
-    def started(self, *arguments: str, command: Sequence[str] | None = None) -> Any:  # noqa: ANN401
-        return started_command(self.path, "run", *arguments, config=CONFIG, command=command)
+    def started(self, *arguments: str, patch: str = "") -> Any:  # noqa: ANN401
+        return started_command(self.path, "run", *arguments, config=CONFIG, patch=patch)
 
 
 @pytest.fixture
@@ -376,7 +379,7 @@ async def test_full_disk_ends_the_run_with_whole_lines_and_room_lets_it_go_on(
     folder.write(*range(1, 201))
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))"
 
-    full = await folder.run("records", "--type=quick", *OUT, command=patched(limit))
+    full = await folder.run("records", "--type=quick", *OUT, patch=limit)
     done = folder.numbers()
     finished = await folder.run("records", "--type=quick", "--resume", *OUT)
 
@@ -465,10 +468,10 @@ async def test_environment_that_the_http_client_refuses_is_a_line_and_status_2(
     folder: Folder, variable: tuple[str, str]
 ) -> None:
     folder.write(1)
-    set_it = patched("import os; os.environ[{!r}] = {!r}".format(*variable))
+    set_it = "os.environ[{!r}] = {!r}".format(*variable)
 
     finished = await folder.run(
-        "records", "--type=quick", "--url=https://127.0.0.1:1", "--out=out", command=set_it
+        "records", "--type=quick", "--url=https://127.0.0.1:1", "--out=out", patch=set_it
     )
 
     assert (finished.status, len(finished.lines)) == (2, 1)
@@ -491,9 +494,9 @@ async def test_without_an_http_client_the_command_says_what_to_install(folder: F
 
 async def test_progress_without_a_terminal_is_a_line_now_and_then(folder: Folder) -> None:
     folder.write(*range(1, 101))
-    often = patched("import trio_jobs.commands.run.screen as screen; screen._PLAIN_SECONDS = 0.01")
+    often = "import trio_jobs.commands.run.screen as screen; screen._PLAIN_SECONDS = 0.01"
     with Gate(folder.path) as gate:
-        async with folder.started("records", "--type=at_the_gate", *OUT, command=often) as run:
+        async with folder.started("records", "--type=at_the_gate", *OUT, patch=often) as run:
             await run.wait_for_lines(3, " 0/100  0.0/s")
             gate.open()
             assert await run.wait_exit() == 0
@@ -603,9 +606,9 @@ async def test_run_without_standard_output_needs_a_file_for_its_results(folder: 
 
 async def test_nohup_keeps_a_run_going(folder: Folder) -> None:
     folder.write(*range(1, 101))
-    ignoring = patched("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     with Gate(folder.path) as gate:
-        async with folder.started("records", "--type=at_the_gate", *OUT, command=ignoring) as run:
+        async with folder.started("records", "--type=at_the_gate", *OUT, patch=ignoring) as run:
             await run.wait_for_lines(4, "at_the_gate")
             run.send(signal.SIGHUP)
             gate.open()

@@ -20,7 +20,6 @@ from tests.command import (
     each_line_is_answered_at_once,
     environment,
     ledger,
-    patched,
     ready_python,
     started_command,
 )
@@ -62,9 +61,9 @@ class Folder:
             await server.wait_for_line("Running on")
             yield server
 
-    def started(self, *arguments: str, command: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
+    def started(self, *arguments: str, patch: str = "") -> Any:  # noqa: ANN401
         words = ("run", "records", *arguments)
-        return started_command(self.path, *words, environment=self.variables, command=command)
+        return started_command(self.path, *words, environment=self.variables, patch=patch)
 
     async def run(self, *arguments: str) -> Finished:
         async with self.started(*arguments) as run:
@@ -158,10 +157,10 @@ async def test_killed_run_goes_on_and_each_record_runs_once(
 async def test_run_goes_on_over_a_restart_of_a_server_with_a_file(folder: Folder) -> None:
     folder.write(300)
     config = f'{CONFIG}[store]\npath = "jobs.db"\n'
-    often = patched("import trio_jobs.commands.run.screen as screen; screen._PLAIN_SECONDS = 0.05")
+    often = "import trio_jobs.commands.run.screen as screen; screen._PLAIN_SECONDS = 0.05"
     with Gate(folder.path) as gate:
         run_options = ("--type=at_the_gate", OUT, "--in-flight=20")
-        async with folder.started(*run_options, command=often) as run:
+        async with folder.started(*run_options, patch=often) as run:
             await run.wait_for_line("server gone for")  # there is none yet
             async with folder.server(config) as server:
                 await server.wait_for_lines(4, "at_the_gate")

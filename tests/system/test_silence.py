@@ -4,14 +4,14 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from tests.command import Gate, patched, running_command
+from tests.command import Gate, running_command
 from tests.postgres.databases import Database
 from tests.postgres.proxy import Proxy
 from tests.system.test_database import CONFIG, HANDLERS, wait_for
 from tests.system.test_leases import end_of, noted, server_of
 
 # Over TCP the kernel gives up what is not acknowledged after ten seconds, as here the pump.
-IMPATIENT = patched(
+IMPATIENT = (
     "import trio_jobs.stores.postgres.pump as pump\npump._PATIENCE = pump._LONGEST_PATIENCE = 1.0"
 )
 
@@ -42,7 +42,7 @@ async def test_connections_that_fall_silent_are_replaced_within_the_lease(
 ) -> None:
     """As behind a firewall that has forgotten them: new ones pass."""
     config = CONFIG.format(url=proxy.url).replace("timeout = 30", "timeout = 60\nlease = 12")
-    start = running_command(tmp_path, config=config, handlers=HANDLERS, command=IMPATIENT)
+    start = running_command(tmp_path, config=config, handlers=HANDLERS, patch=IMPATIENT)
     with Gate(tmp_path) as gate:
         async with start as server:
             held = await server.submit("wait")

@@ -19,7 +19,6 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
-    patched,
     post_job,
     running_command,
     started_command,
@@ -169,8 +168,7 @@ trio_jobs.bounded_write.write_within = write_slowly
 
 async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> None:
     config = configuration("quick")
-    command = patched(SLOW_LOG)
-    async with running_command(tmp_path, config=config, command=command) as server:
+    async with running_command(tmp_path, config=config, patch=SLOW_LOG) as server:
         server.send(signal.SIGTERM)
 
         assert await server.wait_exit() == 0
@@ -204,9 +202,7 @@ async def test_failing_store_ends_the_server_at_once_with_its_traceback_first(
 ) -> None:
     config = configuration("at_the_gate", "quick", workers=2, grace_period=60)
     with Gate(tmp_path):
-        async with running_command(
-            tmp_path, config=config, command=patched(FAULT_IN_THE_STORE)
-        ) as server:
+        async with running_command(tmp_path, config=config, patch=FAULT_IN_THE_STORE) as server:
             busy = await server.submit("at_the_gate")
             await server.wait_for_line("work at_the_gate")
             failing = await server.submit("quick")
@@ -268,10 +264,10 @@ async def test_http_that_fails_or_ends_by_itself_lets_the_accepted_jobs_end(
     tmp_path: Path, fault: str, error: str
 ) -> None:
     config = configuration("at_the_gate", workers=1, grace_period=60)
-    command = patched(FAULT_IN_HTTP.replace("FAULT", fault))
+    patch = FAULT_IN_HTTP.replace("FAULT", fault)
     os.mkfifo(tmp_path / "fault")
     with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config, command=command) as server:
+        async with running_command(tmp_path, config=config, patch=patch) as server:
             for n in range(3):
                 await server.submit("at_the_gate", n)
             await server.wait_for_line("work at_the_gate")
@@ -301,8 +297,7 @@ async def test_worker_that_returns_before_its_channel_has_ended_ends_the_server(
     tmp_path: Path,
 ) -> None:
     config = configuration("quick", workers=2, grace_period=60)
-    command = patched(FAULT_IN_A_WORKER)
-    async with running_command(tmp_path, config=config, command=command) as server:
+    async with running_command(tmp_path, config=config, patch=FAULT_IN_A_WORKER) as server:
         with contextlib.suppress(httpx.RequestError):
             await server.submit("quick")
 
@@ -313,7 +308,7 @@ async def test_worker_that_returns_before_its_channel_has_ended_ends_the_server(
 
 async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
     async with started_command(
-        tmp_path, config=configuration("quick"), command=patched(FAULT_AT_THE_START)
+        tmp_path, config=configuration("quick"), patch=FAULT_AT_THE_START
     ) as server:
         assert await server.wait_exit() == 1
         await server.wait_for_line("RuntimeError: the front door does not open")
@@ -324,8 +319,7 @@ async def test_failing_store_stops_a_server_at_once_whose_handlers_do_not_unwind
     tmp_path: Path,
 ) -> None:
     config = configuration("shielded", "quick", workers=2, grace_period=60, graceful_timeout=1)
-    command = patched(FAULT_IN_THE_STORE)
-    async with running_command(tmp_path, config=config, command=command) as server:
+    async with running_command(tmp_path, config=config, patch=FAULT_IN_THE_STORE) as server:
         held = await server.submit("shielded")
         await server.client.post("/jobs", json={"type": "quick"})
         await server.wait_for_line("pool_failed")

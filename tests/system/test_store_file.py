@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trio
 
-from tests.command import MODULE, Command, Finished, Gate, patched, run_command, running_command
+from tests.command import MODULE, Command, Finished, Gate, run_command, running_command
 
 CONFIG = """
 [pool]
@@ -195,9 +195,8 @@ async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_i
     tmp_path: Path,
 ) -> None:
     handlers = HANDLERS.replace("async def quick", SMALL_DISK + "async def quick", 1)
-    command = patched(NO_PAUSE)
     with Gate(tmp_path) as gate:
-        start = running_command(tmp_path, config=CONFIG, handlers=handlers, command=command)
+        start = running_command(tmp_path, config=CONFIG, handlers=handlers, patch=NO_PAUSE)
         async with start as server:
             room = await server.submit("room")
 
@@ -252,9 +251,8 @@ RecordWriter.write = write
 
 
 async def test_disk_that_hangs_is_504_then_503_and_health_is_unaffected(tmp_path: Path) -> None:
-    command = patched(HANGS)
     with Gate(tmp_path) as gate:
-        start = running_command(tmp_path, config=CONFIG, handlers=HANDLERS, command=command)
+        start = running_command(tmp_path, config=CONFIG, handlers=HANDLERS, patch=HANGS)
         async with start as server:
             key = {"Idempotency-Key": "k"}
             job = await server.client.post("/jobs", json={"type": "wait"})
@@ -286,7 +284,7 @@ async def test_disk_that_hangs_at_a_stop_delays_it_to_a_bounded_time(tmp_path: P
     config = CONFIG.replace("workers = 2", "workers = 2\ngrace_period = 0.5")
     config += "[http]\ngraceful_timeout = 0.5\n"
     with Gate(tmp_path):
-        start = running_command(tmp_path, config=config, handlers=HANDLERS, command=patched(HANGS))
+        start = running_command(tmp_path, config=config, handlers=HANDLERS, patch=HANGS)
         async with start as server:
             job_id = await server.submit("quick")  # its end is not written
             with trio.move_on_after(0.5):
@@ -311,7 +309,7 @@ def write(self, records, *more, **named):
     return real(self, records, *more, **named)
 RecordWriter.write = write
 """
-    start = running_command(tmp_path, config=CONFIG, handlers=HANDLERS, command=patched(program))
+    start = running_command(tmp_path, config=CONFIG, handlers=HANDLERS, patch=program)
     async with start as server:
         with suppress(httpx.HTTPError):  # the server has gone
             while True:
