@@ -140,19 +140,37 @@ def may_have(path: Path, marker: str) -> bool:
     ) or (HERE / marker in folders)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep the garbage collector from what is imported and collected: all of it stays.
+
+    While modules are compiled it would take more time than all the rest. Afterwards it waits for
+    more objects than usual: a test makes thousands, and few are in a circle.
+    """
+    gc.disable()
+    try:
+        import_in_turn(session.config)
+        result = yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        gc.enable()
+    gc.set_threshold(5000)
+    return result
+
+
+def import_in_turn(config: pytest.Config) -> None:
     """Let each process of pytest-xdist import other modules first.
 
     So most modules, in a fresh clone, are compiled by one process, and found by the others.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    if not worker or session.config.args != session.config.getini("testpaths"):
+    if not worker or config.args != config.getini("testpaths"):
         return
     files = [
         path.relative_to(HERE.parent)
         for path in sorted(HERE.rglob("test_*.py"))
-        if not is_left_out(path, session.config)
+        if not is_left_out(path, config)
     ]
     first = int(worker) * len(files) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for path in files[first:] + files[:first]:
@@ -228,12 +246,6 @@ def marks(item: pytest.Item) -> set[str]:
 def pytest_sessionstart() -> None:
     """Make once what most tests need: each has an application of its own, many have clients."""
     make_once()
-
-
-def pytest_collection_finish() -> None:
-    """Let the garbage collector leave out what has been imported and collected: it stays."""
-    gc.collect()
-    gc.freeze()
 
 
 def under_mock_clock(item: pytest.Function) -> bool:
