@@ -10,7 +10,6 @@ from quart import Blueprint, Response
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import root_path
 from trio_jobs.api.serialization import MEDIA_TYPE
-from trio_jobs.handlers.payload_schemas import PayloadSchemas
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.job import MAX_DELAY
 
@@ -24,14 +23,11 @@ _PREFIX: Final = "Payload."
 
 def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
-    handlers = context.pool.handlers
-    # At the start: a type without a schema is an error there, and what is installed later is of
-    # another version.
-    parts = _parts(handlers)
+    source = _source()  # at the start: what is installed later is of another version
 
     @functools.cache  # most servers are never asked
     def make_document() -> Object:
-        document = _describe(handlers, parts)
+        document = _describe(context.pool.handlers, source)
         if context.metrics is None:
             del document["paths"]["/metrics"]
         return document
@@ -43,35 +39,32 @@ def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
         return Response(msgspec.json.encode(served), content_type=MEDIA_TYPE)
 
 
-class _Parts(NamedTuple):
-    """What the document is made of."""
+class _Source(NamedTuple):
+    """What the documents of a version have in common."""
 
     text: bytes
     version: str
-    payloads: PayloadSchemas
 
 
 def describe(handlers: HandlerRegistry) -> Object:
     """The document for these handlers, as served at the root."""
-    return _describe(handlers, _parts(handlers))
+    return _describe(handlers, _source())
 
 
-def _parts(handlers: HandlerRegistry) -> _Parts:
-    return _Parts(
-        text=resources.files("trio_jobs.api").joinpath("openapi.json").read_bytes(),
-        version=_version(),
-        payloads=handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}"),
-    )
+def _source() -> _Source:
+    text = resources.files("trio_jobs.api").joinpath("openapi.json").read_bytes()
+    return _Source(text, _version())
 
 
-def _describe(handlers: HandlerRegistry, parts: _Parts) -> Object:
-    document: Object = msgspec.json.decode(parts.text)
-    document["info"]["version"] = parts.version
+def _describe(handlers: HandlerRegistry, source: _Source) -> Object:
+    document: Object = msgspec.json.decode(source.text)
+    document["info"]["version"] = source.version
+    payloads = handlers.schemas(ref_template=f"{_SCHEMAS}{_PREFIX}{{name}}")
     schemas: Object = document["components"]["schemas"]
-    for name, schema in parts.payloads.components.items():
+    for name, schema in payloads.components.items():
         schemas[_PREFIX + name] = dict(schema)
     submissions = [
-        _submission(handlers, name, dict(schema)) for name, schema in parts.payloads.types.items()
+        _submission(handlers, name, dict(schema)) for name, schema in payloads.types.items()
     ]
     schemas["Submission"] = {"oneOf": submissions}
     schemas["Item"] = {"oneOf": [_with_key(each) for each in submissions]}
