@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from quart import Blueprint, Response, current_app, request
+from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
@@ -57,25 +57,23 @@ def create_app(context: ApiContext) -> QuartTrio:
         app.register_error_handler(kind, answer_error)
     app.before_request(_answer_options)  # first: the answer to OPTIONS ignores parameters
     app.before_request(_refuse_parameters)
-    routes = Blueprint("trio_jobs", __name__)
-    add_submit_route(routes, context)
-    add_batch_route(routes, context)
-    add_stream_route(routes, context)
-    add_pipe_route(routes, context)
-    add_listing_route(routes, context)
-    add_job_routes(routes, context)
-    add_cancel_route(routes, context)
-    add_rerun_routes(routes, context)
-    add_events_route(routes, context)
-    add_health_routes(routes, context)
-    add_pool_route(routes, context)
-    add_metrics_route(routes, context)
-    add_control_routes(routes, context)
-    add_openapi_route(routes, context)
+    add_submit_route(app, context)
+    add_batch_route(app, context)
+    add_stream_route(app, context)
+    add_pipe_route(app, context)
+    add_listing_route(app, context)
+    add_job_routes(app, context)
+    add_cancel_route(app, context)
+    add_rerun_routes(app, context)
+    add_events_route(app, context)
+    add_health_routes(app, context)
+    add_pool_route(app, context)
+    add_metrics_route(app, context)
+    add_control_routes(app, context)
+    add_openapi_route(app, context)
     if context.http.ui:
-        add_page_routes(routes)
-        add_session_routes(routes, context)
-    app.register_blueprint(routes)
+        add_page_routes(app)
+        add_session_routes(app, context)
     return app
 
 
@@ -102,8 +100,8 @@ async def _answer_options() -> Response | None:
 
 async def _refuse_parameters() -> None:
     """Refuse query parameters on every path except those that check their own."""
-    checked = (".list_jobs", ".show_counts", ".events", ".pipe")
-    if request.url_rule is None or f"{request.endpoint}".endswith(checked):
+    checked = ("list_jobs", "show_counts", "events", "pipe")
+    if request.url_rule is None or request.endpoint in checked:
         return
     for name, _ in read_parameters(request.query_string):
         raise unknown_parameter(name)

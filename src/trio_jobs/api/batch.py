@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 import trio
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
@@ -37,12 +37,12 @@ _MAX_DETAILS = 20
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
+def add_batch_route(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
     pool, admission = context.pool, context.pool.admission
     limits = _limits_of(pool)
 
-    @routes.post("/jobs/batch")
+    @app.post("/jobs/batch")
     async def submit_batch() -> Response:
         refuse_key()
         if admission.closed:

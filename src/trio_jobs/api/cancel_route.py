@@ -1,7 +1,7 @@
 """`POST /jobs/cancel`: cancels all jobs that filters select."""
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import logged_action
@@ -22,10 +22,10 @@ class _Filters(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
 _decode = msgspec.json.Decoder(_Filters).decode
 
 
-def add_cancel_route(routes: Blueprint, context: ApiContext) -> None:
+def add_cancel_route(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs/cancel``."""
 
-    @routes.post("/jobs/cancel")
+    @app.post("/jobs/cancel")
     async def cancel_jobs() -> Response:
         refuse_key()
         body = await read_body(max_bytes=context.http.max_body_bytes)

@@ -1,7 +1,7 @@
 """What operators change while the pool runs: its workers, its intake, and the types it begins."""
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import logged_action
@@ -39,11 +39,11 @@ _decode_intake = msgspec.json.Decoder(_Intake).decode
 _decode_types = msgspec.json.Decoder(_Types).decode
 
 
-def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
+def add_control_routes(app: Quart, context: ApiContext) -> None:
     """Add ``POST`` of ``/pool/workers``, ``/pool/intake``, ``/pool/pause`` and ``/pool/resume``."""
     pool, max_bytes = context.pool, context.http.max_body_bytes
 
-    @routes.post("/pool/workers")
+    @app.post("/pool/workers")
     async def set_workers() -> Response:
         number = parse_workers(await read_body(max_bytes=max_bytes))
         tasks = pool.worker_tasks
@@ -55,7 +55,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
         _show_change(pool)
         return _answer({"workers": number, "leaving": tasks.leaving, "until": "restart"})
 
-    @routes.post("/pool/intake")
+    @app.post("/pool/intake")
     async def set_intake() -> Response:
         [is_open] = decode_filters(await read_body(max_bytes=max_bytes), _decode_intake)
         if pool.admission.closed:
@@ -66,7 +66,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
         _show_change(pool)
         return _answer({"intake": pool.statistics().intake, "until": "restart"})
 
-    @routes.post("/pool/pause")
+    @app.post("/pool/pause")
     async def pause_types() -> Response:
         types = parse_types(await read_body(max_bytes=max_bytes), pool)
         _check_open(pool)
@@ -76,7 +76,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
             await _keep(pool)
         return _answer(_paused(pool))
 
-    @routes.post("/pool/resume")
+    @app.post("/pool/resume")
     async def resume_types() -> Response:
         types = parse_types(await read_body(max_bytes=max_bytes), pool)
         _check_open(pool)

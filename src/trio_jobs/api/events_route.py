@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
@@ -18,11 +18,11 @@ from trio_jobs.problem_details import Problem
 _RETRY_AFTER = 10
 
 
-def add_events_route(routes: Blueprint, context: ApiContext) -> None:
+def add_events_route(app: Quart, context: ApiContext) -> None:
     """Add ``GET /events``."""
     feed, limit = context.feed, context.http.max_event_streams
 
-    @routes.get("/events")
+    @app.get("/events")
     async def events() -> Response:
         if not limit:
             raise Problem(404, "this server has no /events: http.max_event_streams is 0")

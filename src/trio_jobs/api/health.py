@@ -1,7 +1,7 @@
 """`GET /health`: the event loop runs. `GET /health/ready`: the pool takes jobs."""
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.serialization import MEDIA_TYPE
@@ -12,14 +12,14 @@ OF_A_DISK = ("unwritten", "store_failing_seconds")
 OF_A_DATABASE = ("members", "open", "database")
 
 
-def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
+def add_health_routes(app: Quart, context: ApiContext) -> None:
     """Add ``GET /health`` and ``GET /health/ready``."""
 
-    @routes.get("/health")
+    @app.get("/health")
     async def health() -> Response:
         return Response(b'{"status":"ok"}', content_type=MEDIA_TYPE)
 
-    @routes.get("/health/ready")
+    @app.get("/health/ready")
     async def ready() -> Response:
         pool = context.pool
         away = pool.sharing is not None and pool.sharing.is_away

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.answers import Answer, shown, whole_json
 from trio_jobs.api.api_context import ApiContext
@@ -14,16 +14,16 @@ from trio_jobs.pool.run_now import run_now
 from trio_jobs.problem_details import Problem
 
 
-def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
+def add_job_routes(app: Quart, context: ApiContext) -> None:
     """Add ``GET`` and ``DELETE /jobs/{id}``, and ``POST`` to ``cancel`` and ``run-now``."""
     store = context.pool.store
 
-    @routes.get("/jobs/<uuid:job_id>")
+    @app.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         job, headers = await find_after_wait(str(job_id), context)
         return to_response(shown(job, context, current_access(), headers))
 
-    @routes.post("/jobs/<uuid:job_id>/cancel")
+    @app.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
         job = await store.find(str(job_id))
         headers: dict[str, str] = {}
@@ -39,13 +39,13 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
             raise Problem(409, detail, outcome=outcome)
         return to_response(shown(job, context, current_access(), headers))
 
-    @routes.post("/jobs/<uuid:job_id>/run-now")
+    @app.post("/jobs/<uuid:job_id>/run-now")
     async def run_job_now(job_id: UUID) -> Response:
         with logged_action("run_now", job_id=str(job_id)):
             job = await run_now(context.pool, str(job_id))
         return to_response(Answer(202, {}, whole_json(job, context, current_access())))
 
-    @routes.delete("/jobs/<uuid:job_id>")
+    @app.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:
         with logged_action("delete", job_id=str(job_id)):
             await store.delete(str(job_id))

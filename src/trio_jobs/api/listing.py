@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import trio
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
@@ -63,11 +63,11 @@ class Listing:
         return urlencode([*self.pairs, ("limit", str(self.limit)), ("after", after)])
 
 
-def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
+def add_listing_route(app: Quart, context: ApiContext) -> None:
     """Add ``GET /jobs`` and ``GET /jobs/counts``."""
     store, holds = context.pool.store, context.pool.schedule.holds
 
-    @routes.get("/jobs")
+    @app.get("/jobs")
     async def list_jobs() -> Response:
         listing = parse_listing(request.query_string, holds=holds)
         withheld = context.withholds_from(current_access())
@@ -84,7 +84,7 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
             response.headers["Link"] = f'<{target}>; rel="next"'
         return response
 
-    @routes.get("/jobs/counts")
+    @app.get("/jobs/counts")
     async def show_counts() -> Response:
         listing = parse_listing(request.query_string, paged=False, holds=holds)
         counts = await count_jobs(store, listing.query)

@@ -5,7 +5,7 @@ from importlib import metadata, resources
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import root_path
@@ -21,7 +21,7 @@ _SCHEMAS: Final = "#/components/schemas/"
 _PREFIX: Final = "Payload."
 
 
-def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
+def add_openapi_route(app: Quart, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
     source = _source()  # at the start: what is installed later is of another version
 
@@ -32,7 +32,7 @@ def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
             del document["paths"]["/metrics"]
         return document
 
-    @routes.get("/openapi.json")
+    @app.get("/openapi.json")
     async def openapi() -> Response:
         root, document = root_path(), make_document()
         served = {**document, "servers": [{"url": root}]} if root else document

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 
 from trio_jobs.api.quart_adapter import no_content
 from trio_jobs.api.ui_headers import UI_HEADERS
@@ -34,11 +34,11 @@ class _File:
     tag: str
 
 
-def add_page_routes(routes: Blueprint) -> None:
+def add_page_routes(app: Quart) -> None:
     """Add ``GET /``, ``GET /ui`` and the files below it."""
     files = {path: _read(*file) for path, file in _FILES.items()}
 
-    @routes.get("/")
+    @app.get("/")
     async def show_root() -> Response:
         return Response(b"", 303, headers={"Location": "ui"})
 
@@ -50,7 +50,7 @@ def add_page_routes(routes: Blueprint) -> None:
         return Response(file.body, headers=headers, content_type=file.media_type)
 
     for path in files:
-        routes.get(path)(show_file)
+        app.get(path)(show_file)
 
 
 def _read(name: str, media_type: str) -> _File:

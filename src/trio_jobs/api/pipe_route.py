@@ -1,6 +1,6 @@
 """`POST /jobs/pipe`: jobs in, one a line; their results out, one a line, as they end."""
 
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.pipe import OpenPipes, Pipe
@@ -21,11 +21,11 @@ _LEAST_WINDOW = 16
 _RETRY_AFTER = 10
 
 
-def add_pipe_route(routes: Blueprint, context: ApiContext) -> None:
+def add_pipe_route(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs/pipe``."""
     pool, limit, pipes = context.pool, context.http.max_pipes, OpenPipes()
 
-    @routes.post("/jobs/pipe")
+    @app.post("/jobs/pipe")
     async def pipe() -> Response:
         refuse_key()
         refuse_encoded_body()

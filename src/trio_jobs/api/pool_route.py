@@ -4,7 +4,7 @@ from itertools import islice
 
 import msgspec
 import trio
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
@@ -43,10 +43,10 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     progress: dict[str, object] | msgspec.UnsetType
 
 
-def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
+def add_pool_route(app: Quart, context: ApiContext) -> None:
     """Add ``GET /pool``."""
 
-    @routes.get("/pool")
+    @app.get("/pool")
     async def pool() -> Response:
         withheld = context.withholds_from(current_access())
         state = pool_state(context.pool, withheld=withheld, drain=context.drain)

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.answers import Answer, accepted, whole_json
 from trio_jobs.api.api_context import ApiContext
@@ -28,11 +28,11 @@ class _Filters(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
 _decode = msgspec.json.Decoder(_Filters).decode
 
 
-def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
+def add_rerun_routes(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs/{id}/rerun`` and ``POST /jobs/rerun``."""
     pool = context.pool
 
-    @routes.post("/jobs/<uuid:job_id>/rerun")
+    @app.post("/jobs/<uuid:job_id>/rerun")
     async def rerun_job(job_id: UUID) -> Response:
         refuse_key()
         if pool.admission.closed:
@@ -52,7 +52,7 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
             return to_response(Answer(201, headers | applied, whole_json(job, context, access)))
         return to_response(accepted(new, headers))
 
-    @routes.post("/jobs/rerun")
+    @app.post("/jobs/rerun")
     async def rerun_jobs() -> Response:
         refuse_key()
         if pool.admission.closed:

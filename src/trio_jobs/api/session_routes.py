@@ -1,7 +1,7 @@
 """`/ui/session`: who asks; and how people sign in on the page, and out again."""
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.access import Access
 from trio_jobs.api.api_context import ApiContext
@@ -23,11 +23,11 @@ class _SignedIn(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 _decode = msgspec.json.Decoder(_SignedIn).decode
 
 
-def add_session_routes(routes: Blueprint, context: ApiContext) -> None:
+def add_session_routes(app: Quart, context: ApiContext) -> None:
     """Add ``GET /ui/session``; and ``POST`` and ``DELETE``, if people can sign in here."""
     sign_in = context.sign_in
 
-    @routes.get("/ui/session")
+    @app.get("/ui/session")
     async def show_session() -> Response:
         access = current_access()
         if access.role is None:
@@ -38,7 +38,7 @@ def add_session_routes(routes: Blueprint, context: ApiContext) -> None:
     if not context.offers_sign_in:
         return
 
-    @routes.post("/ui/session")
+    @app.post("/ui/session")
     async def begin_session() -> Response:
         limit = min(_MAX_BODY_BYTES, context.http.max_body_bytes)
         token = _parse_token(await read_body(max_bytes=limit))
@@ -50,7 +50,7 @@ def add_session_routes(routes: Blueprint, context: ApiContext) -> None:
         response.headers["Set-Cookie"] = sign_in.sessions.begin(access.fingerprint)
         return response
 
-    @routes.delete("/ui/session")
+    @app.delete("/ui/session")
     async def end_session() -> Response:
         if sign_in is None:
             return no_content({**UI_HEADERS})

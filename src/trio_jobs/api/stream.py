@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 import trio
-from quart import Blueprint, Response
+from quart import Quart, Response
 
 from trio_jobs.api.answers import problem_of
 from trio_jobs.api.api_context import ApiContext, SubmissionSpan
@@ -28,11 +28,11 @@ from trio_jobs.pool.refusals import AdmissionError, StoreTimeoutError
 from trio_jobs.problem_details import Problem
 
 
-def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
+def add_stream_route(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs/stream``."""
     intake = context.pool.admission.intake
 
-    @routes.post("/jobs/stream")
+    @app.post("/jobs/stream")
     async def submit_stream() -> Response:
         upload = Upload(context)
         try:

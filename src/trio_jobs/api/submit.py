@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from msgspec.structs import replace
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 
 from trio_jobs.api.answers import Answer, accepted, whole_json
 from trio_jobs.api.api_context import ApiContext
@@ -23,11 +23,11 @@ from trio_jobs.pool.schedule import date_of
 from trio_jobs.problem_details import Problem
 
 
-def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
+def add_submit_route(app: Quart, context: ApiContext) -> None:
     """Add ``POST /jobs``."""
     admission = context.pool.admission
 
-    @routes.post("/jobs")
+    @app.post("/jobs")
     async def submit_job() -> Response:
         # A repeated request gets its first answer also from a closed pool.
         if admission.closed and KEY not in request.headers:
