@@ -1,7 +1,7 @@
 """What stands in for an image of Python: nothing is downloaded, and no registry is asked.
 
-It has the Python of the tests, with what belongs to it, a shell, wheels for ``pip``, and an
-``apt-get`` that knows one package.
+It has the Python of the tests, with what belongs to it, their ``pip``, a shell, wheels, and an
+``apt-get`` that knows one package. What has been compiled here is not compiled there again.
 """
 
 import re
@@ -11,19 +11,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pip
+
 from tests.docs.machine import need, pass_over
 
-DOCKERFILE = """
-FROM scratch
-COPY files /
 # Instead of an index of packages.
-COPY wheels /wheels
-ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels
-RUN ["python3", "-m", "ensurepip"]
-RUN ["python3", "-c", "import os; os.symlink('pip3', '/usr/local/bin/pip')"]
-"""
+SETTINGS = ("--change=ENV PIP_NO_INDEX=1", "--change=ENV PIP_FIND_LINKS=/wheels")
 PREFIX = Path(sys.base_prefix)
 LIBRARY = PREFIX / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+LEFT_OUT = ("config-*", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "*.opt-?.pyc")
 PROGRAMS = {PREFIX / "bin/python3": "usr/local/bin/python3", Path("/bin/sh"): "bin/sh"}
 # Debian's packages, and what comes with any Debian.
 PACKAGES = {Path("/usr/bin/catatonit"): "packages/catatonit"}
@@ -32,6 +28,11 @@ SCRIPTS = {
 import shutil, sys
 if "install" in sys.argv:
     shutil.copy("/packages/" + sys.argv[-1], "/usr/local/bin")
+""",
+    "usr/local/bin/pip": """
+import sys
+from pip._internal.cli.main import main
+sys.exit(main())
 """,
     "usr/local/bin/rm": "",
 }
@@ -42,27 +43,25 @@ LIBRARIES = ("libdl.so.2", "libgcc_s.so.1", "libpthread.so.0", "librt.so.1", "li
 def need_image() -> None:
     """Skip the test where it cannot be put together."""
     need("ldd")
-    if not (LIBRARY / "ensurepip").exists() or Path("/usr") == PREFIX:
+    if Path("/usr") == PREFIX:
         pass_over("needs a Python in a folder of its own")
 
 
 def write_image(folder: Path, wheels: Path) -> None:
-    """Write the folder that it is built from."""
-    (folder / "Dockerfile").write_text(DOCKERFILE)
+    """Write its files."""
     shutil.copytree(wheels, folder / "wheels")
-    library = folder / "files/usr/local/lib" / LIBRARY.name
-    left_out = shutil.ignore_patterns("test", "site-packages", "__pycache__", "config-*")
-    shutil.copytree(LIBRARY, library, ignore=left_out)
-    (library / "site-packages").mkdir()
+    library = folder / "usr/local/lib" / LIBRARY.name
+    shutil.copytree(LIBRARY, library, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copytree(Path(pip.__file__).parent, library / "site-packages/pip")
     for name, text in SCRIPTS.items():
-        script = folder / "files" / name
+        script = folder / name
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(f"#!/usr/local/bin/python3{text}\n")
         script.chmod(0o755)
     copies = PROGRAMS | PACKAGES | {path: str(path)[1:] for path in linked_libraries()}
     for source, target in copies.items():
-        (folder / "files" / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, folder / "files" / target)
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / target)
 
 
 def linked_libraries() -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """A machine of its own for a test, to boot, and to try files in where they belong.
 
-    async with open_room(tmp_path, "/lib/systemd/systemd") as room:
+    with open_room(tmp_path, "/lib/systemd/systemd") as room:
         await room.run("systemctl", "enable", "trio-jobs")
 
 It is a copy of the machine that the tests run on, see ``room.sh``; nothing that is done there
@@ -10,15 +10,14 @@ stays.
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.command import started_command
 from tests.docs.machine import need
 
 # Seconds that a command may take there: some install a project, or build an image.
@@ -74,19 +73,29 @@ def need_room() -> None:
         pytest.skip("needs namespaces of its own")
 
 
-@asynccontextmanager
-async def open_room(folder: Path, *first: str) -> AsyncIterator[Room]:
+@contextmanager
+def open_room(folder: Path, *first: str) -> Iterator[Room]:
     """Open one, with its first process; it ends with the block."""
     script = Path(__file__).with_name("room.sh")
-    command = ("unshare", "--mount", "bash", str(script))
-    async with started_command(
-        folder / "room", str(folder / "room"), *first, command=command
-    ) as started:
-        line = await started.wait_for_line("first process: ")
-        room = Room(pid=int(line.split()[-1]))
+    root = folder / "room"
+    root.mkdir(parents=True)
+    with (
+        (folder / "room.log").open("w+") as log,
+        subprocess.Popen(
+            ["unshare", "--mount", "bash", script, root, *first],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            process_group=0,  # so a signal to its group does not reach the tests
+        ) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        log.seek(0)
+        assert line, f"there is no room:\n{log.read()}"
+        room = Room(pid=int(line))
         try:
             yield room
         finally:
             os.kill(room.pid, signal.SIGKILL)
-            with trio.CancelScope(shield=True):
-                assert await started.wait_exit() == 0
+            assert process.wait(PATIENCE) == 0

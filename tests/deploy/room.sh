@@ -3,7 +3,7 @@
 #
 # It has the same files, and writes over them into memory; it has processes, mounts, control groups
 # and a loopback interface of its own. All of that goes with it. Wants to be root, in a mount
-# namespace of its own; writes which process of this machine the first one is.
+# namespace of its own; writes which process of this machine the first one is, and only that.
 set -euo pipefail
 
 # The mounts of this machine's control groups: device, target, type, options.
@@ -40,8 +40,8 @@ first_process() {
     pivot_root . mnt
     umount -l mnt
     cd /
-    echo "first process: $pid" >&2
-    exec "$@"
+    echo "$pid"
+    exec "$@" >&2
 }
 
 if [ "$1" = --first ]; then

@@ -1,10 +1,7 @@
 """The files for containers of the page about deployment, with Podman: built, run and stopped."""
 
-import importlib.util
 import re
-import shutil
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.deploy.deployed import SHOP, Deployed, block_named, follow_log
-from tests.deploy.image import need_image, write_image
-from tests.deploy.room import Room, need_room, open_room
-from tests.docs.machine import need, pass_over
+from tests.deploy.deployed import Deployed, block_named, follow_log
+from tests.deploy.podman import COMPOSE, PROJECT, new_machine, pack, place_project
+from tests.deploy.room import Room
 
 PID, EXIT_STATUS, USER = "{{.State.Pid}}", "{{.State.ExitCode}}", "{{.Config.User}}"
 # What a project's folder has beside the project.
@@ -23,63 +19,28 @@ CLUTTER = (".git/config", ".venv/pyvenv.cfg", "__pycache__/shop.pyc", "more/__py
 FILES = ("pyproject.toml", "Dockerfile", ".dockerignore", "compose.yaml", "pod.yaml")
 
 
-@pytest.fixture(scope="session", autouse=True)  # before what needs it
-def podman_is_there() -> None:
-    need("podman", "iptables", "catatonit")
-    need_room()
-    need_image()
-    if importlib.util.find_spec("podman_compose") is None:
-        pass_over("needs podman-compose")
-
-
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path) -> Path:
-    """The folder that the base image is built from."""
-    folder = tmp_path_factory.mktemp("base")
-    write_image(folder, wheels)
-    (folder / "wheels" / own_wheel.name).unlink()
-    return folder
+def packed(tmp_path_factory: pytest.TempPathFactory, base_image: Path, own_wheel: Path) -> Path:
+    """A machine with the project and its image."""
+    folder = tmp_path_factory.mktemp("packed")
 
+    files = {name: block_named(name).text for name in FILES} | dict.fromkeys(CLUTTER, "")
 
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory, base: Path, own_wheel: Path) -> Path:
-    """The base image and the project's, as an archive: each is built once for all machines."""
-    folder = tmp_path_factory.mktemp("images")
-    archive = folder / "images.tar"
+    async def build(room: Room) -> None:
+        await place_project(room, own_wheel, files)
+        await room.run("podman", "build", "--tag", "shop-jobs", PROJECT)
 
-    async def build() -> None:
-        async with open_room(folder, "catatonit", "-P") as room:
-            await place_project(room, own_wheel)
-            [image] = re.findall(r"^FROM (.*)$", block_named("Dockerfile").text, re.MULTILINE)
-            names = [f"docker.io/library/{image}", "shop-jobs"]
-            for name, context in zip(names, (str(base), "/root/shop"), strict=True):
-                await room.run("podman", "build", "--tag", name, context)
-            await room.run("podman", "save", "--multi-image-archive", "-o", "/root/images", *names)
-            shutil.copy(room.path("/root/images"), archive)
-
-    trio.run(build)
-    return archive
+    with new_machine(folder, base_image) as room:
+        trio.run(build, room)
+        pack(room, folder / "machine.tar")
+    return folder / "machine.tar"
 
 
 @pytest.fixture
-async def room(tmp_path: Path, images: Path, own_wheel: Path) -> AsyncIterator[Room]:
+def room(tmp_path: Path, packed: Path) -> Iterator[Room]:
     """A machine with Podman, both images, and the project with the page's files."""
-    async with open_room(tmp_path, "catatonit", "-P") as room:
-        await place_project(room, own_wheel)
-        await room.run("podman", "load", "--input", str(images))
+    with new_machine(tmp_path, packed) as room:
         yield room
-
-
-async def place_project(room: Room, own_wheel: Path) -> None:
-    """Make room for Podman's layers, and write the project with the page's files."""
-    for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
-        await room.run("mkdir", "-p", folder)
-        await room.run("mount", "-t", "tmpfs", "podman", folder)
-    await room.run("cp", "-r", str(SHOP), "/root/shop")
-    await room.run("mkdir", "/root/shop/wheels")
-    await room.run("cp", str(own_wheel), "/root/shop/wheels")
-    for name in FILES:
-        await room.write(f"/root/shop/{name}", block_named(name).text)
 
 
 async def inspect(room: Room, container: str, field: str) -> str:
@@ -105,14 +66,9 @@ async def leave_programs(room: Room, container: str, deployed: Deployed) -> None
 
 
 async def test_image_has_a_user_and_the_project_alone(room: Room) -> None:
-    for name in CLUTTER:
-        await room.write(f"/root/shop/{name}", "")
-
-    await room.run("podman", "build", "--tag=with-clutter", "/root/shop")
-
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", await inspect(room, "with-clutter", USER))
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", await inspect(room, "shop-jobs", USER))
     look = "import os; print(os.getuid(), *sorted(os.listdir()), *os.listdir('more'))"
-    told = await room.run("podman", "run", "--entrypoint=python3", "with-clutter", "-c", look)
+    told = await room.run("podman", "run", "--entrypoint=python3", "shop-jobs", "-c", look)
     assert told.split() == ["65532", "config.toml", "more", "pyproject.toml", "shop.py", "wheels"]
 
 
@@ -127,12 +83,11 @@ async def test_container_waits_for_the_jobs_when_it_is_stopped(room: Room, tmp_p
 
 
 async def test_compose_waits_for_the_jobs_when_it_stops(room: Room, tmp_path: Path) -> None:
-    compose = (sys.executable, "-m", "podman_compose", "--file=/root/shop/compose.yaml")
-    await room.run(*compose, "up", "--detach")
+    await room.run(*COMPOSE, "up", "--detach")
 
     async with followed(room, tmp_path, "shop_jobs_1") as deployed:
         await leave_programs(room, "shop_jobs_1", deployed)
-        await deployed.stop_with_jobs(*compose, "stop")
+        await deployed.stop_with_jobs(*COMPOSE, "stop")
 
     assert await inspect(room, "shop_jobs_1", EXIT_STATUS) == "0"
 
@@ -143,7 +98,7 @@ async def test_pod_is_probed_and_waits_for_the_jobs_when_it_is_stopped(
     pod = block_named("pod.yaml").text
     [grace] = re.findall(r"terminationGracePeriodSeconds: (\d+)", pod)
     probes = dict(re.findall(r"(\w+)Probe:\s+httpGet: {path: (\S+), port: 8080}", pod))
-    await room.run("podman", "kube", "play", "/root/shop/pod.yaml")
+    await room.run("podman", "kube", "play", f"{PROJECT}/pod.yaml")
 
     async with followed(room, tmp_path, "jobs-jobs") as container:
         networks = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"

@@ -1,11 +1,8 @@
 """The page about several servers: its compose file with Podman, two servers behind nginx."""
 
-import importlib.util
 import json
 import re
-import shutil
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.deploy.deployed import SHOP, WAIT
-from tests.deploy.image import need_image, write_image
+from tests.deploy.deployed import WAIT
 from tests.deploy.other_images import write_nginx_image, write_postgres_image
-from tests.deploy.room import Room, need_room, open_room
+from tests.deploy.podman import COMPOSE, PROJECT, new_machine, pack, place_project
+from tests.deploy.room import Room
 from tests.docs.blocks import DOCS, blocks_of
 from tests.docs.machine import need, pass_over
 
@@ -27,9 +24,9 @@ FILES = {
     **{name: PAGE[name] for name in ("pyproject.toml", "compose.yaml", "nginx.conf", "upgrade.sh")},
     ".env": "DATABASE_PASSWORD=secret\n",
 }
+SERVERS = ("jobs-1", "jobs-2")
 PID = "{{.State.Pid}}"
 NAMES = Path("/usr/lib/podman/aardvark-dns")
-COMPOSE = (sys.executable, "-m", "podman_compose", "--file=/root/shop/compose.yaml")
 # The page's commands are Docker's.
 DOCKER = f"""#!/bin/sh
 shift
@@ -37,59 +34,30 @@ exec {" ".join(COMPOSE)} "$@"
 """
 
 
-@pytest.fixture(scope="session", autouse=True)  # before what needs it
-def podman_is_there() -> None:
-    need("podman", "iptables", "catatonit", "nginx")
-    need_room()
-    need_image()
-    if importlib.util.find_spec("podman_compose") is None:
-        pass_over("needs podman-compose")
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory, base_image: Path, own_wheel: Path) -> Path:
+    """A machine with the project and the images of the page's file."""
+    need("nginx")
     if not NAMES.exists():
         pass_over("needs aardvark-dns: containers find each other by their names")
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path) -> Path:
-    """The images of the page's file, as an archive: each is built once for all machines."""
-    folder = tmp_path_factory.mktemp("images")
-    for name in ("python", "postgres", "nginx"):
+    folder = tmp_path_factory.mktemp("packed")
+    images = re.findall(r"image: (\S+:\S+)$", FILES["compose.yaml"], re.MULTILINE)
+    for name in ("postgres", "nginx"):
         (folder / name).mkdir()
-    write_image(folder / "python", wheels)
-    (folder / "python/wheels" / own_wheel.name).unlink()
     write_postgres_image(folder / "postgres")
     write_nginx_image(folder / "nginx")
-    [base] = re.findall(r"^FROM (.*)$", FILES["Dockerfile"], re.MULTILINE)
-    used = re.findall(r"image: (\S+:\S+)$", FILES["compose.yaml"], re.MULTILINE)
-    names = [f"docker.io/library/{name}" for name in [base, *used]]
-    archive = folder / "images.tar"
 
-    async def build() -> None:
-        async with open_room(folder, "catatonit", "-P") as room:
-            await place_project(room, own_wheel)
-            for name in names:
-                context = folder / name.rpartition("/")[2].partition(":")[0]
-                await room.run("podman", "build", "--tag", name, str(context))
-            await room.run("podman", "build", "--tag", "shop-jobs", "/root/shop")
-            save = ("podman", "save", "--multi-image-archive", "-o", "/root/images")
-            await room.run(*save, *names, "shop-jobs")
-            shutil.copy(room.path("/root/images"), archive)
+    async def build(room: Room) -> None:
+        await place_project(room, own_wheel, FILES)
+        for image in images:
+            context = folder / image.partition(":")[0]
+            await room.run("podman", "build", "--tag", f"docker.io/library/{image}", str(context))
+        await room.run("podman", "build", "--tag", "shop-jobs", PROJECT)
 
-    trio.run(build)
-    return archive
-
-
-async def place_project(room: Room, own_wheel: Path) -> None:
-    """Make room for Podman's layers, and write the project with the pages' files."""
-    for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
-        await room.run("mkdir", "-p", folder)
-        await room.run("mount", "-t", "tmpfs", "podman", folder)
-    await room.run("cp", "-r", str(SHOP), "/root/shop")
-    await room.run("mkdir", "/root/shop/wheels")
-    await room.run("cp", str(own_wheel), "/root/shop/wheels")
-    for name, text in FILES.items():
-        await room.write(f"/root/shop/{name}", text)
-    await room.write("/usr/local/bin/docker", DOCKER)
-    await room.run("chmod", "+x", "/usr/local/bin/docker")
+    with new_machine(folder, base_image) as room:
+        trio.run(build, room)
+        pack(room, folder / "machine.tar")
+    return folder / "machine.tar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +91,9 @@ class Site:
         """For each server the gate of its handlers, as a path in the room."""
         gates = {
             server: f"/proc/{await self.inspect(server, PID)}/root/opt/shop/gate"
-            for server in ("jobs-1", "jobs-2")
+            for server in SERVERS
         }
+        await self.room.run("rm", "-f", *gates.values())
         await self.room.run("mkfifo", *gates.values())
         return gates
 
@@ -141,17 +110,28 @@ class Site:
         return (await self.room.run("podman", "inspect", f"--format={field}", container)).strip()
 
 
-@pytest.fixture
-async def site(tmp_path: Path, images: Path, own_wheel: Path) -> AsyncIterator[Site]:
-    """The services of the page's file, once both servers serve."""
-    async with open_room(tmp_path, "catatonit", "-P") as room:
-        await place_project(room, own_wheel)
-        await room.run("podman", "load", "--input", str(images))
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> Iterator[Room]:
+    """A machine with the services of the page's file, as the page starts them."""
+
+    async def start() -> None:
+        await room.write("/usr/local/bin/docker", DOCKER)
+        await room.run("chmod", "+x", "/usr/local/bin/docker")
         await room.run(*COMPOSE, "up", "--detach")
-        site = Site(room)
-        for server in (1, 2):
-            await site.curl(f"/{server}/health/ready")
-        yield site
+
+    with new_machine(tmp_path_factory.mktemp("started"), packed) as room:
+        trio.run(start)
+        yield room
+
+
+@pytest.fixture
+async def site(started: Room) -> Site:
+    """The services, once both servers serve; a test may have stopped one."""
+    await started.run("podman", "start", *(f"shop_{server}_1" for server in SERVERS))
+    site = Site(started)
+    for server in SERVERS:
+        await site.curl(f"/{server[-1]}/health/ready")
+    return site
 
 
 async def test_two_servers_behind_nginx_share_the_jobs(site: Site) -> None:
@@ -207,7 +187,7 @@ async def test_restart_of_the_database_loses_nothing(site: Site) -> None:
 
 
 async def test_servers_are_replaced_one_after_the_other(site: Site) -> None:
-    before = {await site.inspect(server, "{{.Id}}") for server in ("jobs-1", "jobs-2")}
+    before = {await site.inspect(server, "{{.Id}}") for server in SERVERS}
     jobs: list[dict[str, Any]] = []
 
     async with trio.open_nursery() as nursery:
@@ -217,10 +197,10 @@ async def test_servers_are_replaced_one_after_the_other(site: Site) -> None:
             while True:
                 jobs.append(await site.submit("where", "-H", WAIT))
 
-        await site.room.run("sh", "-c", "cd /root/shop && sh upgrade.sh")
+        await site.room.run("sh", "-c", f"cd {PROJECT} && sh upgrade.sh")
         nursery.cancel_scope.cancel()
 
     ended = [await site.ended(job["id"]) for job in jobs]
     assert {(job["outcome"], job["attempts"]) for job in ended} == {("succeeded", 1)}
-    after = {await site.inspect(server, "{{.Id}}") for server in ("jobs-1", "jobs-2")}
+    after = {await site.inspect(server, "{{.Id}}") for server in SERVERS}
     assert before.isdisjoint(after)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ ln -s shop-1 /opt/shop
 cd /opt/shop-1
 python3 -m venv .venv
 .venv/bin/pip install --find-links wheels .
+.venv/bin/trio-jobs --check --config config.toml
 """
 NGINX = DOCS / "how-to/nginx.md"
 NGINX_AROUND = """
@@ -78,22 +80,22 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     archive = folder / "shop.tar"
 
-    async def install() -> None:
-        async with open_room(folder, "sleep", "infinity") as room:
-            await room.write("/opt/shop-1/pyproject.toml", block_named("pyproject.toml").text)
-            await run_script(room, MACHINE + INSTALL, wheels)
-            await trio.run_process(
-                ["tar", "-C", room.path("/opt"), "-cf", archive, "shop-1", "shop"]
-            )
+    async def install(room: Room) -> None:
+        await room.write("/opt/shop-1/pyproject.toml", block_named("pyproject.toml").text)
+        await run_script(room, MACHINE + INSTALL, wheels)
 
-    trio.run(install)
+    with open_room(folder, "sleep", "infinity") as room:
+        trio.run(install, room)
+        subprocess.run(
+            ["tar", "-C", room.path("/opt"), "-cf", archive, "shop-1", "shop"], check=True
+        )
     return archive
 
 
 @pytest.fixture
 async def room(tmp_path: Path, installed: Path) -> AsyncIterator[Room]:
     """A machine with the project and the unit."""
-    async with open_room(tmp_path, "bash", "-euc", BOOT) as room:
+    with open_room(tmp_path, "bash", "-euc", BOOT) as room:
         await room.run("sh", "-c", WAIT_BOOTED)
         await room.run("bash", "-euc", MACHINE)
         await room.run("tar", "-C", "/opt", "-xf", str(installed))
@@ -105,7 +107,8 @@ async def run_script(room: Room, script: str, wheels: Path, *arguments: str) -> 
     """Run a script of its reader's; the wheels take the place of an index of packages."""
     await room.run(
         *("env", "PATH=/opt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        *("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={wheels}"),
+        # What `trio-jobs --check` imports is compiled then.
+        *("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={wheels}", "PIP_NO_COMPILE=1"),
         *("bash", "-euc", script, "-", *arguments),
     )
 
@@ -279,16 +282,16 @@ async def test_upgrade_is_built_beside_the_running_version(
 ) -> None:
     shop = await room.run("cat", "/opt/shop/shop.py")
     files = ("cp", "/opt/shop-1/pyproject.toml", "/opt/shop-1/config.toml", "/opt/shop-2")
-    script = block_named("upgrade.sh").text
+    build, restart, rest = block_named("upgrade.sh").text.partition("systemctl restart")
 
     async with started(room, tmp_path) as deployed:
         await room.write("/opt/shop-2/shop.py", shop.replace("VERSION = 1", "VERSION = 2"))
         await room.run(*files)
-        # All but the restart: the first child of the running server starts after the switch.
-        await run_script(room, script.replace("systemctl restart trio-jobs", ""), wheels, "2")
+        # The first child of the running server starts after the switch.
+        await run_script(room, build, wheels, "2")
         assert (await deployed.run_job("version"))["result"] == 1
 
-        await run_script(room, script, wheels, "2")
+        await run_script(room, restart + rest, wheels)
         assert (await deployed.run_job("version"))["result"] == 2
 
     assert (await state(room))["NRestarts"] == "0"
