@@ -221,21 +221,21 @@ SCENARIOS = [
 
 @both_sides
 @pytest.mark.parametrize("name", ["pump", "reader"])
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_cut_of_what_clients_ask_for_changes_nothing(
-    database: Database, proxy: Proxy, scenario: Scenario, name: str, when: When
+    database: Database, proxy: Proxy, name: str, when: When
 ) -> None:
     life = Life(database)
     async with life.server(proxy) as life.jobs:
-        for number in messages(scenario.__name__, name, when):
-            cut = proxy.cut_at(number, when, name=name)
-            await scenario(life)
+        for scenario in SCENARIOS:
+            for number in messages(scenario.__name__, name, when):
+                cut = proxy.cut_at(number, when, name=name)
+                await scenario(life)
 
-            assert life.runs == life.expected
-            assert await database.fetch(UNFINISHED) == []
-            await database.fetch(FORGET)
-            if not cut.done.is_set():
-                break
+                assert life.runs == life.expected, scenario
+                assert await database.fetch(UNFINISHED) == [], scenario
+                await database.fetch(FORGET)
+                if not cut.done.is_set():
+                    break
 
 
 @both_sides
