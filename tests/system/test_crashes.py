@@ -55,7 +55,7 @@ async def test_killed_under_fire_it_loses_no_accepted_job_and_repeats_none_that_
 ) -> None:
     accounts = Accounts()
 
-    await live_and_die(tmp_path, lives=4, seed=1, accounts=accounts)
+    await live_and_die(tmp_path, lives=3, seed=1, accounts=accounts)
 
     check(tmp_path, accounts)
     assert accounts.accepted
@@ -122,7 +122,7 @@ async def stop_again_and_again(
 async def test_sigterm_under_load_runs_each_job_once_and_keeps_the_others(
     tmp_path: Path, drain: str
 ) -> None:
-    seen = await stop_again_and_again(tmp_path, stops=3, seed=3, drains=[drain])
+    seen = await stop_again_and_again(tmp_path, stops=2, seed=3, drains=[drain])
 
     assert seen.accounts.accepted
 
