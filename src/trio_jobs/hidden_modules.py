@@ -31,7 +31,7 @@ def find_hidden_modules(folder: Path) -> Iterator[HiddenModule]:
     user code is imported.
     """
     names = sys.stdlib_module_names | {name for name in sys.modules if "." not in name}
-    for name in sorted(names - _PROGRAMS):
+    for name in sorted(names & _names_in(folder) - _PROGRAMS):
         here = _file_on_path(name, [str(folder)])
         imported = _imported_file(name) if here is not None else None
         if here is None or imported is None:
@@ -43,6 +43,14 @@ def find_hidden_modules(folder: Path) -> Iterator[HiddenModule]:
             library = _file_on_path(name, library_path())
             if library is not None and not _is_same(here, library):
                 yield HiddenModule(name, hidden=library, by=here)
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What modules in a folder may be called: one look, where a search for each name takes long."""
+    try:
+        return {path.name.partition(".")[0] for path in folder.iterdir()}
+    except OSError:  # an import takes this for an empty folder, too
+        return set()
 
 
 def _file_on_path(name: str, path: list[str]) -> str | None:

@@ -16,7 +16,6 @@ Imports no Trio: the child imports this module.
 import contextlib
 import mmap
 import os
-import tempfile
 from struct import Struct
 
 # Jobs that a child may hold at the same time: each has a mark of its own.
@@ -77,6 +76,8 @@ def make_memory() -> int:
     if hasattr(os, "memfd_create"):
         number = os.memfd_create("trio-jobs")
     else:
+        import tempfile  # few systems need it, and no child
+
         with tempfile.TemporaryFile() as file:
             number = os.dup(file.fileno())
     try:
