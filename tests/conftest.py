@@ -15,21 +15,24 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 from trio.testing import MockClock
 
 from tests.made_once import make_once
 from tests.postgres.cluster import roomy_memory
-from tests.proof.share import is_in_part, is_taken, share_of, swept
+from tests.proof.share import ALL_EXAMPLES, is_in_part, is_taken, share_of, swept
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
 # The fixtures of a database, for every folder.
 pytest_plugins = ["tests.postgres.fixtures"]
 
-# The same examples in every run, on every machine: a failure is there to stay.
-settings.register_profile("suite", derandomize=True, database=None, deadline=None)
-settings.load_profile("suite")
+# The same examples in every run, on every machine: a failure is there to stay. A run
+# of the unmarked tests has a quarter of them; all are proof.
+settings.register_profile(
+    "all", derandomize=True, database=None, deadline=None, max_examples=ALL_EXAMPLES
+)
+settings.register_profile("some", settings.get_profile("all"), max_examples=ALL_EXAMPLES // 4)
 
 # Seconds by the test's own clock. Under a mock clock nothing takes time, so a
 # test that stands still jumps here at once.
@@ -63,7 +66,7 @@ ALONE = FOLDERS.keys() - {"system"}
 # Markers that tests of any folder may have, and what gives them: files without it are left out.
 NAMED = {
     "soak": (b"soak",),
-    "proof": (b"proof", b"interleavings"),
+    "proof": (b"proof", b"interleavings", b"@given"),
     "system": (b"pytest.mark.system",),
 }
 
@@ -87,7 +90,9 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
-    if not config.option.markexpr and not named_by(config) & ALONE:
+    named = named_by(config)
+    settings.load_profile("all" if config.option.markexpr or named & FOLDERS.keys() else "some")
+    if not config.option.markexpr and not named & ALONE:
         keep_folders_in_memory()
     for name, reason in MARKERS.items():
         config.addinivalue_line(
@@ -203,8 +208,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if seed not in swept(item.nodeid.partition("[")[0], seed):
                 left_out.append(item)
         # No share of a share: both go on with each commit, so some would never be taken.
-        elif is_second_way(item) and not is_taken(item.nodeid):
-            left_out.append(item)
+        elif (has_all := has_all_examples(item, config)) or is_second_way(item):
+            if has_all:
+                item.add_marker("proof")
+            if not is_taken(item.nodeid):
+                left_out.append(item)
         for marker in marks(item) & MARKERS.keys():
             if lacks(item.path, marker):
                 raise pytest.UsageError(f"{item.nodeid}: -m {marker} does not collect its file")
@@ -230,6 +238,12 @@ def seed_of(item: pytest.Item) -> int:
     seed = item.callspec.params.get("scheduler_seed", 0) if hasattr(item, "callspec") else 0
     assert isinstance(seed, int)
     return seed
+
+
+def has_all_examples(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether a property of another folder runs again as proof."""
+    is_property = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
+    return is_property and config.option.markexpr == "proof" and not marks(item) & FOLDERS.keys()
 
 
 def is_second_way(item: pytest.Item) -> bool:

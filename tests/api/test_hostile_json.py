@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.support import SUBMISSION, Api, assert_problem
+from tests.proof.share import scaled
 from trio_jobs.api.validation import check_depth
 from trio_jobs.handlers.payload_faults import MAX_DEPTH, TooDeepError
 
@@ -260,7 +261,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(json_values)
 def test_the_depth_check_passes_whatever_is_not_deep(value: object) -> None:
     check_depth(json.dumps(value).encode())

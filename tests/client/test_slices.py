@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.client.fake_pipe import Fate, fake_pipe
 from tests.client.support import on_both_loops, problem, run_on
 from tests.client.test_map import Counted, sleep
+from tests.proof.share import scaled
 from trio_jobs.client.pipe_lines import Line
 from trio_jobs.client.slices import Slices
 
@@ -43,7 +44,7 @@ FATES = st.lists(
     ordered=st.booleans(),
     fates=FATES,
 )
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @example(random=None, seconds=[0] * 20, in_flight=12, ordered=True, fates=[Fate(cut=1)] * 8)
 def test_each_record_is_answered_once_wherever_connections_break(
     loop: str, random: object, seconds: list[int], in_flight: int, ordered: bool, fates: list[Fate]

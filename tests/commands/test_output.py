@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.proof.share import scaled
 from trio_jobs.commands.output import json_line
 from trio_jobs.commands.text_cells import fit, plain, table, width_of
 
@@ -15,7 +16,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(JSON, st.booleans(), st.sampled_from([None, 2]))
 def test_json_line_is_printable_and_means_the_same(
     value: object, ascii_only: bool, indent: int | None

@@ -21,6 +21,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.fake_child import FakeChild, FakePool, fake_pool
+from tests.proof.share import scaled
 from tests.support import current_job_id, make_job
 from trio_jobs import Handler, Job
 from trio_jobs.error_text import Failure
@@ -256,7 +257,7 @@ async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same(
 
 
 @given(random=st.random_module())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=scaled(10), deadline=None)
 def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: object) -> None:
     async def main() -> None:
         async with fake_pool() as (pool, nursery):
@@ -598,7 +599,7 @@ class Model:
         assert {*self.pool.answers} | self.cancelled == {*self.submitted}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=scaled(30), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_each_job_runs_once_whatever_happens_to_the_others(seed: int) -> None:
     async def main() -> None:

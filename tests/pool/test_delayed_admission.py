@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
+from tests.proof.share import scaled
 from tests.support import NOON, SUCCEEDED, Parts, make_parts, start_workers
 from trio_jobs import (
     Ending,
@@ -123,7 +124,7 @@ async def test_of_a_batch_without_room_for_all_nothing_is_kept(batch: list[JobSp
     max_waiting=st.integers(0, 5),
     waits=st.booleans(),
 )
-@settings(max_examples=100)
+@settings(max_examples=scaled(100))
 async def test_stream_of_both_kinds_is_admitted_in_order_as_far_as_there_is_room(
     specs: list[JobSpec],
     buffer_size: int,

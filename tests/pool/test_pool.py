@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.proof.share import scaled
 from tests.support import At, RunningPool, current_job_id, running_pool
 from trio_jobs import Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
@@ -347,7 +348,7 @@ async def test_whatever_step_it_happens_at_every_job_is_accounted_for(action: st
 
 
 @given(st.random_module(), st.integers(1, 5), st.integers(1, 5))
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 async def test_every_job_is_processed_once_in_every_order(
     random_module: object, workers: int, buffer_size: int
 ) -> None:

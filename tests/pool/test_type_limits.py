@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.proof.share import scaled
 from tests.support import At, make_parts
 from trio_jobs import (
     Handler,
@@ -109,7 +110,7 @@ async def test_jobs_of_a_type_begin_in_order_within_their_limit(
     assert slow.most == min(workers, max_running)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=scaled(30), deadline=None)
 @given(random=st.randoms(use_true_random=False), schedule=st.random_module())
 def test_every_job_runs_once_whatever_is_cancelled_and_postponed(
     random: Any,  # noqa: ANN401

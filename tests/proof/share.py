@@ -12,6 +12,9 @@ import pytest
 T = TypeVar("T")
 Property = TypeVar("Property")
 
+# Of a property that says no number.
+ALL_EXAMPLES = 100
+
 
 def share_of(amount: float) -> float:
     """So much of it: of minutes, of stops, of seeds.
@@ -80,6 +83,11 @@ def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
     share = max(few, ceil(many * min(2 / step_width(), 1)))
     numbers = [few, pytest.param(share, marks=pytest.mark.proof)]
     return pytest.mark.parametrize("examples", numbers, ids=["few", "many"])
+
+
+def scaled(examples: int) -> int:
+    """How many of so many examples a property has that has them all with ``-m`` alone."""
+    return max(examples * hypothesis.settings().max_examples // ALL_EXAMPLES, 5)
 
 
 def others(tried: Property) -> Property:

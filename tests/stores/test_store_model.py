@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
+from tests.proof.share import scaled
 from tests.support import NOON, Later, StoreError, StoreSettings, StoreStatistics, make_job
 from trio_jobs import Ending, JobError, JobStatus, Outcome
 from trio_jobs.job import MAX_DELAY
@@ -311,4 +312,4 @@ def refused(*, unless: bool) -> Generator[None]:
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=40)
+TestStore.settings = settings(max_examples=scaled(60), stateful_step_count=40)

@@ -14,6 +14,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.proof.share import scaled
 from tests.testing.waiting import await_timeout_in_asyncio, handlers, work
 from trio_jobs import Handler, Jobs, Outcome, open_jobs
 from trio_jobs.testing.schedules import seeded_schedule
@@ -176,7 +177,7 @@ STEPS = st.lists(st.tuples(st.sampled_from([*WAYS]), st.integers(0, 9)), max_siz
 JOBS = st.tuples(st.integers(0, 9), STEPS, st.sampled_from([5, 50]))
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(specs=st.lists(JOBS, min_size=1, max_size=5), seed=st.integers(0, 199))
 def test_clock_never_jumps_while_asyncio_works(
     specs: list[tuple[int, list[tuple[str, int]], int]], seed: int

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.from_thread import run as run_in_trio  # by name, as many modules have it
 
+from tests.proof.share import scaled
 from tests.testing.waiting import ends_of_all, handlers, sleep_in_thread, work
 from trio_jobs import Handler, Jobs, Outcome
 from trio_jobs.testing.schedules import seeded_schedule
@@ -291,7 +292,7 @@ ACTORS = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(actors=st.lists(ACTORS, min_size=1, max_size=5), seed=st.integers(0, 199))
 def test_clock_never_jumps_while_a_thread_works(actors: list[Actor], seed: int) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.proof.share import scaled
 from tests.stores.sqlite.files import Calls, no_rule, opened, read
 from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
@@ -232,7 +233,7 @@ def test_job_beyond_the_bound_goes_before_one_that_failed(tmp_path: Path) -> Non
         assert left(file) == [*range(1, 11), *range(12, 62)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=scaled(30), deadline=None)
 @given(
     commits=st.lists(
         st.lists(st.tuples(st.sampled_from(Outcome), st.integers(0, 60)), min_size=1, max_size=8),
