@@ -1,19 +1,25 @@
 """Does what a page of documentation tells its reader to do, and sees what the page says is seen.
 
 Files are written, commands are run, all in an empty folder. The server gets a
-free port; ids, times and the like differ each time, and are masked.
+free port; ids, times and the like differ each time, and are masked. The server, and a command of
+trio-jobs that needs nothing of the shell, goes on in a fork of a Python that has imported it.
 """
 
+import atexit
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Thread, Timer
 from typing import IO
 
-from tests.docs.blocks import SOURCE, Block, Command, commands_of
+from tests.command import environment
+from tests.docs.blocks import Block, Command, commands_of
+from tests.ready_python import Fork, ReadyPython
 from trio_jobs.cli import COMMANDS
 
 SECONDS = 60.0
@@ -23,6 +29,7 @@ KILL = "kill -9 $(cat jobs.db-lock)"
 RELOAD = "pkill -HUP -x trio-jobs"
 
 _IS_SERVER = re.compile(rf"trio-jobs\b(?! ({'|'.join(COMMANDS)})\b)(?!.*--(check|version|help))")
+_IS_PLAIN = re.compile(r"trio-jobs\b[^\n$`\\|&;<>()*?~#]*")
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _MASKS = [
     # A child process has half a second to end by itself, which a busy machine does not give it.
@@ -49,6 +56,18 @@ _MASKS = [
     (re.compile(r"(?<=  done in )\d.*(?= s$)", re.MULTILINE), "<n>"),
 ]
 
+# A file that changes at once may have the size and the time of the one before: compiled, that one
+# would be taken for it.
+_ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "80"}
+
+
+@cache
+def ready_python() -> ReadyPython:
+    """What forks the commands of all readers."""
+    ready = ReadyPython(environment(_ENVIRONMENT))
+    atexit.register(ready.close)
+    return ready
+
 
 class Reader:
     """Somebody who follows a page.
@@ -70,16 +89,13 @@ class Reader:
             script = self._bin / name
             script.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
             script.chmod(0o755)
-        self._environment = {
-            **{name: text for name, text in os.environ.items() if name[:10] != "TRIO_JOBS_"},
-            "PATH": f"{self._bin}:{os.environ['PATH']}",
-            "PYTHONPATH": str(SOURCE.parent.resolve()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "COLUMNS": "80",
-        }
+        self._environment = environment(
+            {**_ENVIRONMENT, "PATH": f"{self._bin}:{os.environ['PATH']}"}
+        )
         self._ids: dict[str, str] = {}  # the page's → the real one
         self._status = 0
-        self._server: subprocess.Popen[str] | None = None
+        self._server: Fork | None = None
+        self._stderr: IO[str] | None = None
         self._log: list[str] = []
         self._log_reader: Thread | None = None
         self._more = Condition()
@@ -107,15 +123,10 @@ class Reader:
     def start(self, text: str) -> None:
         """Start the server, by this command."""
         assert self._server is None, "a server is running already"
-        self._server = subprocess.Popen(
-            ["bash", "-c", f"exec {text}"],
-            cwd=self._folder,
-            env={**self._environment, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._server = self._fork(text, {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"})
         assert self._server.stderr is not None
-        for line in self._server.stderr:
+        self._stderr = os.fdopen(self._server.stderr)
+        for line in self._stderr:
             self._log.append(line)
             if found := re.search(r"Running on http://(\S+)", line):
                 self._address = found[1]
@@ -123,7 +134,7 @@ class Reader:
         else:
             raise AssertionError("".join(self._log))
         # Read on: a log that nobody reads would lose lines.
-        self._log_reader = Thread(target=self._read_log, args=(self._server.stderr,))
+        self._log_reader = Thread(target=self._read_log, args=(self._stderr,))
         self._log_reader.start()
 
     def close(self) -> None:
@@ -136,7 +147,7 @@ class Reader:
         """End the server at once, if there is one."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait()
+            self._server.wait(SECONDS)
             self._end()
 
     def _run(self, command: Command) -> None:
@@ -159,23 +170,54 @@ class Reader:
             self.kill()
             self._log.clear()
         else:
-            previous, is_curl = self._status, "curl" in text
+            if self._status:
+                assert "$?" in command.text, f"status {self._status} came before {text!r}"
             # The page's server is where a command looks for it; this one has another port.
             url = {} if self._server is None else {"TRIO_JOBS_URL": f"http://{self._address}"}
-            done = subprocess.run(
-                ["bash", "-c", f"(exit {previous}); {text}"],
-                cwd=self._folder,
-                env=self._environment | url,
-                stdout=subprocess.PIPE,
-                # Of curl this is a picture of its progress.
-                stderr=subprocess.PIPE if is_curl else subprocess.STDOUT,
-                timeout=SECONDS,
-                check=False,
-            )
-            if previous:
-                assert "$?" in command.text, f"status {previous} came before {text!r}"
-            self._status = done.returncode
-            self._compare(command, done.stdout.decode())
+            run = self._run_plain if _IS_PLAIN.fullmatch(text) else self._run_in_shell
+            self._status, output = run(text, url)
+            self._compare(command, output)
+
+    def _run_in_shell(self, text: str, variables: dict[str, str]) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", "-c", f"(exit {self._status}); {text}"],
+            cwd=self._folder,
+            env=self._environment | variables,
+            stdout=subprocess.PIPE,
+            # Of curl this is a picture of its progress.
+            stderr=subprocess.PIPE if "curl" in text else subprocess.STDOUT,
+            timeout=SECONDS,
+            check=False,
+        )
+        return done.returncode, done.stdout.decode()
+
+    def _run_plain(self, text: str, variables: dict[str, str]) -> tuple[int, str]:
+        read, write = os.pipe()
+        command = self._fork(text, variables, stdout=write, stderr=write)
+        os.close(write)
+        too_long = Timer(SECONDS, command.kill)
+        too_long.start()
+        with os.fdopen(read) as output:
+            written = output.read()
+        too_long.cancel()
+        return command.wait(SECONDS), written
+
+    def _fork(
+        self,
+        text: str,
+        variables: dict[str, str],
+        *,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
+    ) -> Fork:
+        _, *arguments = shlex.split(text)
+        return ready_python().fork(
+            arguments,
+            cwd=self._folder,
+            env=self._environment | variables,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
     def _reload(self) -> None:
         """Send the signal, and wait until the server has said what it has reloaded."""
@@ -210,11 +252,10 @@ class Reader:
         self._end()
 
     def _end(self) -> None:
-        assert self._server is not None
-        assert self._server.stderr is not None
+        assert self._stderr is not None
         if self._log_reader is not None:
             self._log_reader.join(SECONDS)
-        self._server.stderr.close()
+        self._stderr.close()
         self._server = None
 
     def _new_log(self) -> str:
