@@ -253,7 +253,7 @@ def _tell(fd: int, number: int) -> None:
 def main(requests: socket.socket, module: str) -> None:
     """Fork for each request. Return in a fork at its end, or when there are no more requests."""
     del sys.path[0]  # it led to this module
-    atexit.register(_leave_out_what_is_kept)  # first, so it runs last
+    atexit.register(_leave_out_what_is_kept)  # before those of a command: it runs after them
     for each in MODULES[module]:
         import_module(each)
     # What is made once, or kept by `re`.
