@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.postgres.databases import Database, fetch
 from tests.postgres.proxy import Proxy, When
+from tests.proof.share import swept
 from tests.stores.postgres.member import Member, ended, joined, make_job
 from trio_jobs.job import Job
 from trio_jobs.pool.refusals import AnswerLostError, StoreUnavailableError, StoreWriteError
@@ -235,10 +236,12 @@ async def test_a_request_is_repeated_after_a_lost_connection(
 
 
 def cuts(messages: int) -> list[ParameterSet]:
-    """Before and after each of so many messages; of three in four in the proof alone."""
+    """Before and after each of so many messages; of three in four in the proof alone, in turn."""
+    few = range(2, messages, 4)
+    turn = [step - 1 for step in swept(f"{messages} messages", messages) if step - 1 not in few]
     return [
-        pytest.param(number, when, marks=() if number % 4 == 2 else pytest.mark.proof)
-        for number in range(messages)
+        pytest.param(number, when, marks=() if number in few else pytest.mark.proof)
+        for number in sorted([*few, *turn])
         for when in ("before", "after")
     ]
 
