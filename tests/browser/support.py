@@ -302,6 +302,17 @@ def axe_violations(page: "Page", source: Path) -> list[str]:
     ]
 
 
+def assert_fine(page: "Page", source: Path) -> None:
+    """In neither theme axe-core finds anything, nor does the page scroll sideways.
+
+    The page must have been opened with ``bypass_csp``.
+    """
+    for theme in ("dark", "light"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type, unused-ignore]
+        assert axe_violations(page, source) == [], theme
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
 @contextmanager
 def killed_at_the_end() -> Iterator[Callable[[Server], Server]]:
     """Takes servers, and kills them in the end."""

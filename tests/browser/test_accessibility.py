@@ -2,31 +2,19 @@
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.conftest import Start
-from tests.browser.support import Pages, Server, axe_violations, expect
+from tests.browser.support import Pages, Server, assert_fine, expect
 from tests.command import Gate
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-LOOKS = pytest.mark.parametrize(
-    ("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
-)
+WIDTHS = pytest.mark.parametrize("width", [1280, 390])
 
 
-def assert_fine(page: "Page", axe: Path) -> None:
-    """Nothing is wrong with the page as it is, and it does not scroll sideways."""
-    assert axe_violations(page, axe) == []
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-
-
-@LOOKS
+@WIDTHS
 def test_lists_dialogs_and_banner(
-    start: Start, pages: Pages, axe: Path, tmp_path: Path, theme: str, width: int
+    start: Start, pages: Pages, axe: Path, tmp_path: Path, width: int
 ) -> None:
     with Gate(tmp_path / "server"):
         server = start()
@@ -34,7 +22,7 @@ def test_lists_dialogs_and_banner(
         server.submit("quick", {"to": ["a", 1]}, wait=True)
         server.submit("quick", delay=3600)
         server.submit("at_the_gate")
-        page = pages.open(server, theme=theme, width=width, bypass_csp=True)
+        page = pages.open(server, width=width, bypass_csp=True)
         expect(page.locator("#jobs tr")).to_have_count(1)
 
         assert_fine(page, axe)
@@ -64,9 +52,9 @@ def test_lists_dialogs_and_banner(
         assert_fine(page, axe)
 
 
-@LOOKS
-def test_server_without_jobs(start: Start, pages: Pages, axe: Path, theme: str, width: int) -> None:
-    page = pages.open(start(), theme=theme, width=width, bypass_csp=True)
+@WIDTHS
+def test_server_without_jobs(start: Start, pages: Pages, axe: Path, width: int) -> None:
+    page = pages.open(start(), width=width, bypass_csp=True)
 
     expect(page.locator("#empty")).to_have_text("Nothing has failed.")
 
