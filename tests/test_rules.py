@@ -90,6 +90,12 @@ def tree_of(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text())
 
 
+@cache
+def walk(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node of a tree; each rule looks at those of every module."""
+    return tuple(ast.walk(tree))
+
+
 def name_of(node: ast.AST) -> str:
     """The last part of a dotted name."""
     if isinstance(node, ast.Subscript):
@@ -98,13 +104,13 @@ def name_of(node: ast.AST) -> str:
 
 
 def calls_of(tree: ast.AST, names: set[str]) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Call) and name_of(node.func) in names:
             yield node
 
 
 def sleeps_in_loops(tree: ast.Module) -> Iterator[ast.AST]:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.For | ast.AsyncFor | ast.While):
             yield from calls_of(node, SLEEPS)
 
@@ -115,7 +121,7 @@ def sleeps(tree: ast.Module) -> Iterator[ast.AST]:
 
 def locks_and_queues(tree: ast.Module) -> Iterator[ast.AST]:
     yield from calls_of(tree, LOCKS | QUEUES)
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [alias.name for alias in node.names]
             if isinstance(node, ast.ImportFrom):
@@ -125,7 +131,7 @@ def locks_and_queues(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def busy_waits(tree: ast.Module) -> Iterator[ast.AST]:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.While):
             yield from calls_of(node, {"checkpoint", "cancel_shielded_checkpoint"})
 
@@ -141,14 +147,14 @@ def waiting_sends(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def global_statements(tree: ast.Module) -> Iterator[ast.AST]:
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Global):
             yield node
 
 
 def mutable_globals(tree: ast.Module) -> Iterator[ast.AST]:
     """Module and class variables with a value that can change, but for constants left alone."""
-    bodies = [tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
+    bodies = [tree.body, *(node.body for node in walk(tree) if isinstance(node, ast.ClassDef))]
     for statement in (statement for body in bodies for statement in body):
         if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             continue
@@ -176,7 +182,7 @@ def outermost_calls(value: ast.expr) -> Iterator[ast.Call]:
 def changed_names(tree: ast.Module) -> set[str]:
     """Names whose items are assigned or deleted, or on which something like `append` is called."""
     changed = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             changed.add(name_of(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -297,7 +303,7 @@ def test_no_class_name_has_two_meanings() -> None:
     names = Counter(
         node.name
         for name in MODULES
-        for node in ast.walk(tree_of(name))
+        for node in walk(tree_of(name))
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
 
@@ -308,7 +314,7 @@ def imports_of(module: str) -> set[str]:
     """The modules of the project that this one imports, for the type checker as well."""
     tree = tree_of(module)
     names = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.ImportFrom):
             names |= {node.module or "", *(f"{node.module}.{each.name}" for each in node.names)}
         elif isinstance(node, ast.Import):
@@ -342,7 +348,7 @@ def test_the_http_server_knows_ten_modules_of_the_ground_floor() -> None:
 )
 def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[str, float]) -> None:
     found: dict[str, object] = {}
-    for node in ast.walk(tree_of(module)):
+    for node in walk(tree_of(module)):
         if isinstance(node, ast.arguments):
             each = zip(node.kwonlyargs, node.kw_defaults, strict=True)
             found |= {
@@ -359,10 +365,10 @@ def test_sql_is_in_one_package_and_locks_of_threads_are_nowhere() -> None:
         tree = tree_of(name)
         imported = {
             alias.name
-            for node in ast.walk(tree)
+            for node in walk(tree)
             if isinstance(node, ast.Import)
             for alias in node.names
-        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        } | {node.module for node in walk(tree) if isinstance(node, ast.ImportFrom)}
         assert "sqlite3" not in imported or name.startswith("stores/sqlite/"), name
     for name in MODULES:
         if name.startswith("stores/"):
@@ -415,10 +421,10 @@ def test_every_plain_method_of_the_store_is_atomic(name: str) -> None:
 
 def test_awaited_methods_of_the_store_await_nothing() -> None:
     tree = tree_of("stores/memory.py")
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+    functions = [node for node in walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
 
     assert {function.name for function in functions} == AWAITED
-    assert not any(isinstance(node, ast.Await) for node in ast.walk(tree))
+    assert not any(isinstance(node, ast.Await) for node in walk(tree))
 
 
 def test_store_inherits_nothing_that_would_escape_the_check() -> None:
@@ -436,7 +442,7 @@ def test_admission_is_atomic(name: str) -> None:
 def uses_of(tree: ast.Module, name: str) -> set[str]:
     return {
         node.attr
-        for node in ast.walk(tree)
+        for node in walk(tree)
         if isinstance(node, ast.Attribute) and name_of(node.value) == name
     }
 
