@@ -20,7 +20,6 @@ from trio_jobs.testing.schedules import seeded_schedule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CHANGES = 300
 MOST = 100  # workers
 TYPES = ("quick", "slow", "uneven", "again")
 
@@ -118,10 +117,11 @@ async def change(pool: RunningPool, random: Random) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(n, marks=pytest.mark.proof) for n in swept("changes", 3))]
+    ("seed", "changes"),
+    [(0, 100), *(pytest.param(n, 300, marks=pytest.mark.proof) for n in swept("changes", 3))],
 )
 async def test_every_job_is_ended_once_whatever_an_operator_changes(
-    seed: int, autojump_clock: MockClock
+    seed: int, changes: int, autojump_clock: MockClock
 ) -> None:
     assert autojump_clock
     load = Load(seed)
@@ -139,7 +139,7 @@ async def test_every_job_is_ended_once_whatever_an_operator_changes(
         ):
             for client in (load.stream, load.stream, load.single, load.cancels):
                 clients.start_soon(client, pool)
-            for _ in range(CHANGES):
+            for _ in range(changes):
                 await trio.sleep(load.random.choice([0, 0, 0.1, 2]))
                 await change(pool, load.random)
                 workers = pool.parts.pool.worker_tasks._count
@@ -149,7 +149,7 @@ async def test_every_job_is_ended_once_whatever_an_operator_changes(
             pool.parts.admission.intake.resume()
             await trio.sleep(80_000)  # a stop would leave those that wait for their next attempt
 
-    assert len(load.jobs) > 1000
+    assert len(load.jobs) > 3 * changes
     ended = [pool.parts.store.find_nowait(job.id) for job in load.jobs]
     assert {job.status for job in ended} == {JobStatus.COMPLETED}
     for job in ended:

@@ -10,6 +10,7 @@ import trio
 
 from tests.postgres.databases import Database, fetch
 from tests.postgres.proxy import Proxy
+from tests.proof.share import swept
 from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres import notification_listener
@@ -367,8 +368,9 @@ async def test_old_jobs_are_dropped(database: Database) -> None:
     assert await database.fetch("select count(*) from trio_jobs.jobs") == [(2,)]
 
 
+@pytest.mark.parametrize("all_messages", [False, pytest.param(True, marks=pytest.mark.proof)])
 async def test_a_start_goes_on_wherever_its_connection_is_cut(
-    database: Database, proxy: Proxy
+    database: Database, proxy: Proxy, *, all_messages: bool
 ) -> None:
     async with listening(database, proxy.url) as server:
         assert await server.listener.close(LONG)
@@ -376,7 +378,9 @@ async def test_a_start_goes_on_wherever_its_connection_is_cut(
     # Before that, the database cannot be reached. The last words of the connection before count.
     connected = kinds.index("Z") + 2
 
-    for number in range(connected, kinds.index("A")):  # up to the notification
+    messages = range(connected, kinds.index("A"))  # up to the notification
+    taken = [each - 1 for each in swept("start", len(messages))]
+    for number in [messages[each] for each in taken] if all_messages else messages[::4]:
         cut = proxy.cut_at(number, "before", name="listener")
         async with listening(database, proxy.url) as server:
             assert cut.done.is_set()
