@@ -1,4 +1,4 @@
-"""Send 200,000 lines through the stream and the pipe of the command that is named.
+"""Send 100,000 lines through the stream and the pipe of the command that is named.
 
 Memory stays flat, and the pipe answers each line once. The lines of the pipe have keys. A buffer of
 100 and 10 workers. Only the standard library; Linux, for the process's memory.
@@ -18,18 +18,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LINES = 200_000
+LINES = 100_000
 PIECE = b'{"type":"email","payload":{"to":"user@example.com"}}\n' * 1000
 # From when the completed jobs that are kept have reached their bound.
-WARM_UP = 40_000
+KEPT = 1_000
+WARM_UP = 10_000
 # One object a line would be more.
-MAX_GROWTH = 4_000_000
+MAX_GROWTH = 2_500_000
 MAX_SECONDS = 900
 
-CONFIG = """
+CONFIG = f"""
 [pool]
 workers = 10
 buffer_size = 100
+
+[store]
+keep_completed = {KEPT}
 
 [http]
 bind = "127.0.0.1:0"
