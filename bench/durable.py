@@ -67,7 +67,7 @@ def measure(*, requests: int = 3_000, bulk: int = 50_000, turns: int = 3) -> lis
                 for name, server in both.items()
             }
             values = take_turns({**posts, _COMMIT: commits.median_ms}, turns=turns)
-            cpu = {name: each.cpu[1:] for name, each in posts.items()}
+            cpu = {name: each.cpu[-turns:] for name, each in posts.items()}
             results += [_beside_commit(connections, values), _cpu(connections, cpu)]
         batches = {
             name: _batches(stack, _server(stack, path, buffer_size=_BUFFER), bulk)

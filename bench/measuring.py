@@ -52,8 +52,11 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 def take_turns(
     subjects: Mapping[str, Callable[[], float]], *, turns: int, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Measure each subject once to warm up, then once a turn, in an order that reverses."""
-    if warm_up:
+    """Measure each subject once a turn, in an order that reverses, and before the turns to warm up.
+
+    One turn alone is a trial: no figure has to be steady.
+    """
+    if warm_up and turns > 1:
         for subject in subjects.values():
             subject()
     values: dict[str, list[float]] = {name: [] for name in subjects}
