@@ -72,7 +72,8 @@ def is_taken(case: str) -> bool:
 
 def one_of(sweep: str, cases: Sequence[T]) -> Sequence[T]:
     """All of these; a share of a sweep takes one, the next one with each ``SWEEP_FROM``."""
-    return cases if step_width() == 1 else [cases[first_step(sweep) % len(cases)]]
+    first = crc32(sweep.encode()) + _sweep_from()
+    return cases if step_width() == 1 else [cases[first % len(cases)]]
 
 
 def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
