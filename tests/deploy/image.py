@@ -9,9 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-
-import pip
 
 from tests.docs.machine import need, pass_over
 
@@ -45,6 +44,8 @@ def need_image() -> None:
     need("ldd")
     if Path("/usr") == PREFIX:
         pass_over("needs a Python in a folder of its own")
+    if find_spec("pip") is None:
+        pass_over("needs pip")
 
 
 def write_image(folder: Path, wheels: Path) -> None:
@@ -52,7 +53,10 @@ def write_image(folder: Path, wheels: Path) -> None:
     shutil.copytree(wheels, folder / "wheels")
     library = folder / "usr/local/lib" / LIBRARY.name
     shutil.copytree(LIBRARY, library, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    shutil.copytree(Path(pip.__file__).parent, library / "site-packages/pip")
+    pip = find_spec("pip")
+    assert pip is not None
+    assert pip.origin is not None
+    shutil.copytree(Path(pip.origin).parent, library / "site-packages/pip")
     for name, text in SCRIPTS.items():
         script = folder / name
         script.parent.mkdir(parents=True, exist_ok=True)
