@@ -1,5 +1,6 @@
 """A connection of psycopg that waits under Trio. One task at a time uses it."""
 
+import os
 import random
 import select
 from collections import deque
@@ -107,6 +108,9 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         self.pgconn.send_query_prepared(statement.encode(), params, formats)
         self.pgconn.send_flush_request()  # of the rows; the sync, behind it, is what commits
         self.pgconn.pipeline_sync()
+        # A database on this machine may have been woken for this processor, where it waits until
+        # the event loop has nothing to do.
+        os.sched_yield()
 
     async def read_early(self, read: Callable[[list[tuple[Any, ...]]], _Result]) -> _Result:
         """Wait until the statement of `send_early` is committed.
