@@ -100,9 +100,14 @@ class Plan:
         others = WAYS_OF_TLS if self.tls else WAYS_WITHOUT_TLS
         return [*WAYS_OF_ASKING, *WAYS_OF_BEING_SLOW, *others]
 
+    @property
+    def is_long(self) -> bool:
+        """Whether these are the two minutes."""
+        return self.seconds >= 120
+
     def wanted(self, kind: Kind) -> int:
         """How many there must be: one, and in the two minutes some, and each of its ways."""
-        return max(10, kind.ways) if self.seconds >= 120 else 1
+        return max(10, kind.ways) if self.is_long else 1
 
 
 async def attack(siege: Siege, kind: Kind) -> None:
@@ -180,7 +185,7 @@ async def besieged(folder: Path, plan: Plan) -> str:
                     for _ in range(kind.attackers):
                         hostile.start_soon(attack, siege, kind)
                 await trio.sleep(plan.seconds)
-                await wait_until_ready(siege, names, plan.patience)
+                await wait_until_ready(siege, names, plan)
                 held = siege.waiting & Ledger.read(folder).began.keys()
                 lasted = trio.current_time() - started
                 siege.stopping = True
@@ -200,14 +205,16 @@ async def besieged(folder: Path, plan: Plan) -> str:
             )
 
 
-async def wait_until_ready(siege: Siege, names: set[str], patience: float) -> None:
+async def wait_until_ready(siege: Siege, names: set[str], plan: Plan) -> None:
     """Wait until no attack lacks any more, and then until each honest client is served again."""
-    with trio.move_on_after(patience):
+    with trio.move_on_after(plan.patience):
         await siege.complete.wait()
     assert not siege.lacking, f"attacks that have not been carried out: {siege.lacking}"
-    # Both have had their effect: there was no room, and there were no descriptors.
-    await siege.server.wait_for_line("connection_limit_reached")
-    await siege.server.wait_for_line("cannot_accept")
+    if plan.is_long:
+        # Both have had their effect: there was no room, and there were no descriptors. On a busy
+        # machine a crowd may come so slowly that the first of it have to go before the last come.
+        await siege.server.wait_for_line("connection_limit_reached")
+        await siege.server.wait_for_line("cannot_accept")
     siege.ignored |= names
     with trio.move_on_after(PATIENCE):
         await siege.all_served.wait()
