@@ -177,6 +177,17 @@ async def test_each_payload_by_sql_is_one_over_http(database: Database, payload:
     check_submission("t", owned.job.payload, HandlerRegistry.of({"t": take}))
 
 
+async def test_a_session_with_backslash_escapes_in_strings_may_submit(database: Database) -> None:
+    payload = r'["\u00e4 \ud83d\ude00 \"[ 1e999"]'
+    async with await connect(database.url, name="user") as user:
+        await user.execute(b"set standard_conforming_strings = off")
+        await user.execute("select trio_jobs.submit('t', %s::json)", (payload,))
+        with pytest.raises(psycopg.Error, match="half of a surrogate pair"):
+            await user.execute("select trio_jobs.submit('t', %s::json)", (r'"\ud83d"',))
+
+    assert await database.fetch("select payload::text from trio_jobs.jobs") == [(payload,)]
+
+
 async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> None:
     """As docs/how-to/postgres.md says."""
     name = database.name

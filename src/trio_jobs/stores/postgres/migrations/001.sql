@@ -856,6 +856,7 @@ $$;
 -- Refuse what no client could submit over HTTP: Python and other languages could not read the job.
 create function trio_jobs.check_submission(type text, payload text) returns void
 language plpgsql immutable set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on  -- backslashes here are what they are, whatever the caller's are
 as $$
 declare
     bare text;  -- without the strings
