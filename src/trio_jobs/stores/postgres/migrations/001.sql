@@ -875,9 +875,15 @@ begin
     end if;
     bare := regexp_replace(payload, '"[^"\\]*(?:\\.[^"\\]*)*"', '', 'g');
     if bare ~ '[eE]|[0-9]{200}' then  -- also of `false`
-        -- An integer of any size is one to Python. This raises "... is out of range ...".
+        -- This raises "... is out of range ...".
         perform number[1]::float8 from regexp_matches(
-            bare, '[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{200,}\.[0-9]+', 'g') number;
+            bare, '[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{200,}\.[0-9]+(?![0-9eE])', 'g') number;
+        perform from regexp_matches(bare, '-?[0-9]{200,}(?![0-9.eE])', 'g') number
+        where octet_length(number[1]) > 4300;
+        if found then
+            raise exception 'payload must not have an integer of more than 4300 characters'
+                using errcode = '22023';
+        end if;
     end if;
     if octet_length(bare) > 128 then
         bare := translate(regexp_replace(bare, '[^][{}]', '', 'g'), '{}', '[]');
