@@ -93,6 +93,7 @@ class Cluster:
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
             "max_connections": 100,
+            "max_prepared_transactions": 2,
             "shared_buffers": "32MB",
             "timezone": "UTC",
             **({} if safe else UNSAFE),

@@ -115,6 +115,25 @@ async def test_submissions_of_one_transaction_are_told_once(database: Database) 
         assert await notes(listener, member) == [("trio_jobs", ids[0])]
 
 
+async def test_a_transaction_that_tells_of_nothing_can_be_prepared(database: Database) -> None:
+    async with joined(database.url) as member, await connect(database.url, name="user") as user:
+        await user.execute(b"begin")
+        await user.execute(b"set local trio_jobs.told = '1'")
+        await user.execute(b"select trio_jobs.submit('t') from generate_series(1, 2)")
+        await user.execute(f"prepare transaction '{database.name}'".encode())
+        try:
+            before = await member.fetch(9)
+        finally:
+            await user.execute(f"commit prepared '{database.name}'".encode())
+        [(pending,)] = await member.execute(
+            "select pending from trio_jobs.beat(%s, 60)", member.session.member
+        )
+
+        assert before == []
+        assert pending
+        assert len(await member.fetch(9)) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
