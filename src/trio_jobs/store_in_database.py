@@ -235,6 +235,7 @@ class _Told:
 
     def __init__(self, store: SharedStore, pump: Pump) -> None:
         self.hint = store.hint
+        self.hint_new = pump.hint_new
         self.hint_due = pump.hint_due
         self.ended = store.remote_ends.note_over
         self.cancel = store.note_cancel

@@ -10,8 +10,8 @@ from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
 
 @pytest.fixture
-async def a(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[Member]:
-    async with joined(database.url, quick=getattr(request, "param", False)) as member:
+async def a(database: Database) -> AsyncIterator[Member]:
+    async with joined(database.url) as member:
         yield member
 
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-import pytest
 import trio
 from msgspec.structs import replace
 
@@ -23,9 +22,6 @@ from trio_jobs.stores.transitions import claimed, completed, postponed
 _First = TypeVar("_First")
 _Second = TypeVar("_Second")
 
-# For a test whose member `a` fetches by the function, or by the one statement.
-both_ways = pytest.mark.parametrize("a", [False, True], ids=["round", "quick"], indirect=True)
-
 # Seconds of a lease that no test waits for, and beyond which a test would hang.
 LONG = 600.0
 
@@ -40,13 +36,11 @@ class Member:
         connection: In autocommit.
         session: Of the member.
         low: Of its rounds.
-        quick: Whether a round that only fetches is the one statement of `quick_fetch`.
     """
 
     connection: TrioConnection
     session: Session
     low: str = "00000000-0000-0000-0000-000000000000"
-    quick: bool = False
 
     async def execute(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """The rows of a statement, if it has some."""
@@ -61,9 +55,6 @@ class Member:
 
     async def round_of(self, batch: Batch) -> tuple[RoundResult, bool]:
         """Make a round."""
-        if self.quick and quick_fetch.suits(batch):
-            quick_fetch.send(self.connection, batch, self.session, self.low)
-            return await quick_fetch.receive(self.connection, batch, self.session), True
         sql, params = round_calls.call(batch, self.session, self.low)
         cursor = await self.connection.execute(sql.encode(), params)
         return round_calls.result_of(await cursor.fetchall(), batch, self.session)
@@ -71,6 +62,12 @@ class Member:
     async def fetch(self, number: int = 1, **want: Any) -> list[OwnedJob]:  # noqa: ANN401
         """Fetch jobs."""
         return list((await self.round(Batch(want=Want(number, **want)))).fetched)
+
+    async def fetch_quickly(self, job_id: str, **want: Any) -> list[OwnedJob]:  # noqa: ANN401
+        """Fetch one job as `quick_fetch` does."""
+        batch = Batch(want=Want(1, **want))
+        quick_fetch.send(self.connection, batch, self.session, job_id)
+        return list((await quick_fetch.receive(self.connection, batch, self.session)).fetched)
 
     async def add(self, *jobs: Job) -> None:
         """Take jobs in, as pending ones."""
@@ -156,7 +153,6 @@ async def joined(
     *,
     name: str = "test",
     handlers: dict[str, tuple[bool, int]] | None = None,
-    quick: bool = False,
 ) -> AsyncIterator[Member]:
     """A member that has joined a database, for the length of a block."""
     rules = msgspec.json.encode({"default": (True, 3)} if handlers is None else handlers).decode()
@@ -166,9 +162,8 @@ async def joined(
         )
         row = await cursor.fetchone()
         assert row is not None
-        if quick:
-            await connection.execute(quick_fetch.PREPARE.encode())
-        yield Member(connection, Session(row[0], 0), quick=quick)
+        await connection.execute(quick_fetch.PREPARE.encode())
+        yield Member(connection, Session(row[0], 0))
 
 
 def new(*jobs: Job, fetchable: bool = False) -> NewJobs:

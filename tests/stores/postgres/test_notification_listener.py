@@ -34,6 +34,7 @@ class Ears:
 
     def __init__(self) -> None:
         self.hints: list[str | None] = []
+        self.new: list[str] = []
         self.dues = 0
         self.over: list[str] = []
         self.cancels: list[str] = []
@@ -45,6 +46,10 @@ class Ears:
 
     def hint(self, first_id: str | None) -> None:
         self.hints.append(first_id)
+        self._tell()
+
+    def hint_new(self, job_id: str) -> None:
+        self.new.append(job_id)
         self._tell()
 
     def hint_due(self) -> None:
@@ -171,13 +176,46 @@ async def test_notifications_are_told(database: Database) -> None:
 
 async def test_a_notification_that_is_not_known_has_no_effect(database: Database) -> None:
     async with listening(database) as server, joined(database.url) as other:
-        for text in ("", "hello", "w", "wx", "d", "w1.5", "x" + id_of(1), id_of(1).upper() + "?"):
+        for text in (
+            "",
+            "hello",
+            "w",
+            "wx",
+            "d",
+            "w1.5",
+            "n",
+            "nx",
+            "x" + id_of(1),
+            id_of(1) + "?",
+        ):
             await database.fetch("select pg_notify('trio_jobs', %s)", text)
         await other.add(make_job(7))
         await server.ears.wait(lambda: id_of(7) in server.ears.hints)
 
     assert [hint for hint in server.ears.hints if hint is not None] == [id_of(7)]
-    assert server.ears.dues == 0
+    assert (server.ears.new, server.ears.dues) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "hints", "new"),
+    [
+        (["n1"], [], [1]),
+        (["n2", "n1"], [1], []),
+        (["n1", "2"], [1], []),
+        (["3", "n2"], [2], []),
+    ],
+)
+async def test_a_new_job_is_told_as_such_if_it_is_the_only_one(
+    database: Database, texts: list[str], hints: list[int], new: list[int]
+) -> None:
+    payloads = [text[:-1] + id_of(int(text[-1])) for text in texts]
+    async with listening(database) as server:
+        await server.ears.wait(lambda: server.ears.asked_anew)
+        await database.fetch("select pg_notify('trio_jobs', t) from unnest(%s::text[]) t", payloads)
+        await server.ears.wait(lambda: server.ears.new or any(server.ears.hints))
+
+    assert [hint for hint in server.ears.hints if hint is not None] == list(map(id_of, hints))
+    assert server.ears.new == list(map(id_of, new))
 
 
 async def test_notifications_go_on_after_a_lost_connection(database: Database) -> None:

@@ -29,6 +29,7 @@ from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 LONG = 60.0
 
 COUNT = "select count(*) from trio_jobs.jobs"
+ALTER = "alter table trio_jobs.jobs alter snoozes type"
 
 
 class Source:
@@ -276,49 +277,69 @@ async def test_a_round_counts_once_whichever_message_is_cut(
         assert rows == [("succeeded", 1, True), *[(None, 1, False)] * 3]
 
 
-# Those of a round that only fetches: it has a flush beside them, and was parsed before.
+# Those of a quick fetch: it has a flush beside them, and was parsed before.
 @pytest.mark.parametrize(("number", "when"), cuts(12))
-@pytest.mark.parametrize("by", ["run", "hint"])
-async def test_a_fetch_counts_once_whichever_message_is_cut(
-    database: Database, proxy: Proxy, number: int, when: When, by: str
+async def test_a_quick_fetch_counts_once_whichever_message_is_cut(
+    database: Database, proxy: Proxy, number: int, when: When
 ) -> None:
-    async with serving(database, proxy.url) as server, joined(database.url) as other:
-        await other.add(make_job(0), make_job(1))
-        await server.land(Batch(want=Want(1)))
-        await wait_all_tasks_blocked()
-
+    async with idle(database, proxy.url) as server:
         proxy.cut_at(number, when, name="pump")
-        if by == "hint":
-            server.source.batches.append(Batch(want=Want(1)))
-            server.pump.hint(make_job(1).id)
-            await server.wait(lambda: len(server.source.landings) == 2)
-        else:
-            await server.land(Batch(want=Want(1)))
+        server.pump.hint_new(make_job(1).id)
+        await server.wait(lambda: len(server.source.landings) == 2)
         while len(server.source.jobs) < 2:
             server.pump.hint(None)
             await server.land(Batch(want=Want(1)))
 
-        assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
+        assert sorted(server.source.jobs) == [make_job(n).id for n in (1, 2)]
         assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
 
 
-async def test_a_hint_sends_the_fetch_of_an_idle_pump_at_once(database: Database) -> None:
+async def test_an_idle_pump_fetches_a_new_job_at_once(database: Database) -> None:
     async with idle(database) as server:
-        server.pump.hint(make_job(1).id)
+        server.pump.hint_new(make_job(1).id)
         wait_for_answer(server)  # no task has run since
 
         await server.wait(lambda: server.source.jobs)
 
+    assert sorted(server.source.jobs) == [make_job(1).id]
+
+
+async def test_a_pump_that_has_not_looked_for_others_makes_a_round_for_a_new_job(
+    database: Database,
+) -> None:
+    async with idle(database) as server:
+        batch = server.source.batches.popleft()
+        server.pump.hint(make_job(1).id)  # and its source wants nothing
+        await wait_all_tasks_blocked()
+
+        server.source.batches.append(batch)
+        server.pump.hint_new(make_job(2).id)
+        await server.wait(lambda: server.source.jobs)
+
     assert sorted(server.source.jobs) == [make_job(1).id, make_job(2).id]
+
+
+async def test_a_new_job_that_another_server_has_is_not_looked_for_again(
+    database: Database,
+) -> None:
+    async with idle(database) as server:
+        server.pump.hint_new(make_job(3).id)
+        await server.wait(lambda: len(server.source.landings) == 2)
+        server.pump.wake()
+        await wait_all_tasks_blocked()
+
+        assert server.source.may_fetch[-2:] == [True, False]
+
+    assert server.source.jobs == {}
 
 
 async def test_a_request_and_a_hint_wait_while_a_fetch_is_answered(database: Database) -> None:
     async with idle(database) as server, trio.open_nursery() as nursery:
         before = len(server.source.may_fetch)
         server.source.batches.append(Batch(want=Want(10)))
-        server.pump.hint(make_job(1).id)
+        server.pump.hint_new(make_job(1).id)
         nursery.start_soon(server.pump.request, "select 1", {})
-        server.pump.hint(make_job(2).id)  # the fetch may not have seen it
+        server.pump.hint_new(make_job(2).id)
 
         await server.wait(lambda: len(server.source.landings) == 3)
 
@@ -330,7 +351,7 @@ async def test_a_lease_that_is_lost_behind_a_fetch_has_none_of_its_jobs(
     database: Database,
 ) -> None:
     async with idle(database) as server, joined(database.url, name="again") as again:
-        server.pump.hint(make_job(1).id)
+        server.pump.hint_new(make_job(1).id)
         wait_for_answer(server)
         server.membership.lost()
         server.membership.joined(again.session.member, trio.current_time() + 3_600)
@@ -343,7 +364,7 @@ async def test_a_lease_that_is_lost_behind_a_fetch_has_none_of_its_jobs(
         await again.sweep()
         answer = await server.land(Batch(want=Want(10)))
 
-    assert [each.member for each in answer.fetched] == [again.session.member]
+    assert {each.member for each in answer.fetched} == {again.session.member}
 
 
 async def test_a_hint_over_a_lost_connection_fetches_over_the_next(database: Database) -> None:
@@ -352,8 +373,9 @@ async def test_a_hint_over_a_lost_connection_fetches_over_the_next(database: Dat
         await database.fetch(
             "select pg_terminate_backend(%s, 60000)", server.connection.info.backend_pid
         )
-        server.pump.hint(make_job(1).id)
-        while not server.source.jobs:
+        server.pump.hint_new(make_job(1).id)
+        while len(server.source.jobs) < 2:
+            server.pump.hint(None)
             await server.land(Batch(want=Want(10)))
 
         assert lost.closed
@@ -362,10 +384,10 @@ async def test_a_hint_over_a_lost_connection_fetches_over_the_next(database: Dat
 
 
 @asynccontextmanager
-async def idle(database: Database) -> AsyncIterator[Server]:
-    """A pump that waits for a hint of two jobs."""
-    async with serving(database) as server, joined(database.url, name="other") as other:
-        await server.land(Batch())
+async def idle(database: Database, url: str | None = None) -> AsyncIterator[Server]:
+    """A pump that has found no job, and waits for hints of two new ones."""
+    async with serving(database, url) as server, joined(database.url, name="other") as other:
+        await server.land(Batch(want=Want(10)))
         await wait_all_tasks_blocked()
         await other.add(make_job(1), make_job(2))
         server.source.batches.append(Batch(want=Want(10)))
@@ -379,21 +401,27 @@ def wait_for_answer(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["alter table trio_jobs.jobs alter snoozes type bigint", "deallocate all"]
+    ("sql", "undo"),
+    [
+        (f"{ALTER} bigint", f"{ALTER} int"),  # a migration would change the functions, too
+        ("deallocate all", "select"),
+    ],
 )
-async def test_a_fetch_goes_on_when_its_prepared_statement_does_not_fit_any_more(
-    database: Database, sql: str
+async def test_a_quick_fetch_that_does_not_fit_any_more_is_prepared_anew(
+    database: Database, sql: str, undo: str
 ) -> None:
-    async with serving(database) as server, joined(database.url) as other:
-        await other.add(make_job(0), make_job(1))
-        await server.land(Batch(want=Want(1)))
-
-        await server.connection.execute(sql.encode())
+    async with idle(database) as server:
+        outdated = server.connection
+        await outdated.execute(sql.encode())
+        server.pump.hint_new(make_job(1).id)
+        await server.wait(lambda: len(server.source.landings) == 2)
+        assert outdated.closed
+        await database.fetch(undo)
         while len(server.source.jobs) < 2:
             server.pump.hint(None)
             await server.land(Batch(want=Want(1)))
 
-        assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
+        assert sorted(server.source.jobs) == [make_job(n).id for n in (1, 2)]
         assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
 
 

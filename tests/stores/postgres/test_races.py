@@ -6,7 +6,6 @@ import trio
 from tests.stores.postgres.member import (
     Member,
     begun,
-    both_ways,
     ended,
     id_of,
     ids,
@@ -31,6 +30,14 @@ async def owned(a: Member, listener: TrioConnection) -> OwnedJob:
     await notes(listener, a)
     [owned] = await a.fetch()
     return owned
+
+
+async def hold_and_write(member: Member, by: Member) -> None:
+    """Change the job, while no round of the member begins."""
+    await by.execute(
+        "select from trio_jobs.members where id = %s for update", member.session.member
+    )
+    await by.execute("update trio_jobs.jobs set fetches = 7 where id = %s", JOB.id)
 
 
 def channel(member: Member) -> str:
@@ -168,7 +175,6 @@ async def test_a_begin_of_a_job_that_another_member_has_had_is_fenced_off(
     assert answer.fenced == [JOB.id]
 
 
-@both_ways
 async def test_two_fetches_at_the_same_time_have_different_jobs(a: Member, b: Member) -> None:
     jobs = [make_job(number) for number in range(4)]
     await a.add(*jobs)
@@ -179,22 +185,49 @@ async def test_two_fetches_at_the_same_time_have_different_jobs(a: Member, b: Me
     assert ids(second) == [job.id for job in jobs[2:]]
 
 
-@both_ways
 async def test_a_fetch_that_waits_has_what_was_written_meanwhile(a: Member, b: Member) -> None:
     """The statement has begun before: it sees the job as it was, and comes to it as it is."""
     await a.add(JOB, make_job(2))
 
-    async def hold_and_write() -> None:
-        member = "select from trio_jobs.members where id = %s for update"
-        await b.execute(member, a.session.member)
-        await b.execute("update trio_jobs.jobs set fetches = 7 where id = %s", JOB.id)
-
-    _, fetched = await in_turn(b, hold_and_write(), a, a.fetch(2))
+    _, fetched = await in_turn(b, hold_and_write(a, b), a, a.fetch(2))
 
     assert [(owned.job.id, owned.fetches) for owned in fetched] == [(JOB.id, 8), (id_of(2), 1)]
 
 
-@both_ways
+async def test_one_of_two_quick_fetches_at_the_same_time_has_the_job(a: Member, b: Member) -> None:
+    await a.add(JOB)
+
+    first, second = await in_turn(a, a.fetch_quickly(JOB.id), b, b.fetch_quickly(JOB.id))
+
+    assert ids(first) == [JOB.id]
+    assert second == []
+
+
+async def test_a_quick_fetch_that_waits_has_what_was_written_meanwhile(
+    a: Member, b: Member
+) -> None:
+    await a.add(JOB)
+
+    _, fetched = await in_turn(b, hold_and_write(a, b), a, a.fetch_quickly(JOB.id))
+
+    assert [(owned.job.id, owned.fetches) for owned in fetched] == [(JOB.id, 8)]
+
+
+async def test_a_quick_fetch_of_a_session_that_ends_meanwhile_has_nothing(
+    a: Member, b: Member
+) -> None:
+    await a.add(JOB)
+    begin = "update trio_jobs.members set session = session + 1 where id = %s"
+
+    async def hold_and_begin() -> None:
+        await b.execute("select from trio_jobs.members where id = %s for update", a.session.member)
+        await b.execute(begin, a.session.member)
+
+    _, fetched = await in_turn(b, hold_and_begin(), a, a.fetch_quickly(JOB.id))
+
+    assert fetched == []
+
+
 async def test_a_cancel_that_waits_for_a_fetch_is_told_to_who_fetches(
     a: Member, b: Member, listener: TrioConnection
 ) -> None:
@@ -206,15 +239,16 @@ async def test_a_cancel_that_waits_for_a_fetch_is_told_to_who_fetches(
     assert await notes(listener, a) == [(channel(a), f"c{JOB.id}")]
 
 
-@both_ways
+@pytest.mark.parametrize("quickly", [False, True])
 @pytest.mark.parametrize("batch", [Batch(cancels=[JOB.id]), Batch(watches=[JOB.id])])
 async def test_a_job_that_a_fetch_passes_over_while_it_is_locked_is_told_anew(
-    a: Member, b: Member, listener: TrioConnection, batch: Batch
+    a: Member, b: Member, listener: TrioConnection, batch: Batch, quickly: bool
 ) -> None:
     await a.add(JOB)
     await notes(listener, a)
+    fetch = a.fetch_quickly(JOB.id) if quickly else a.fetch()
 
-    _, fetched = await in_turn(b, b.round(batch), a, a.fetch())
+    _, fetched = await in_turn(b, b.round(batch), a, fetch)
 
     assert fetched == []
     assert await notes(listener, a) == [("trio_jobs", JOB.id)]
@@ -277,7 +311,7 @@ async def test_a_job_that_is_committed_late_is_told_with_its_id(
 
     await b.execute("commit")
 
-    assert await notes(listener, a) == [("trio_jobs", late)]
+    assert await notes(listener, a) == [("trio_jobs", f"n{late}")]
     assert await a.fetch() == []
     a.low = id_of(0)
     assert ids(await a.fetch()) == [late]

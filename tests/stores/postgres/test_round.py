@@ -8,7 +8,6 @@ import pytest
 from tests.stores.postgres.member import (
     Member,
     begun,
-    both_ways,
     ended,
     id_of,
     ids,
@@ -38,7 +37,6 @@ from trio_jobs.stores.postgres.trio_connection import TrioConnection
 from trio_jobs.timestamps import microseconds
 
 
-@both_ways
 async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, b: Member) -> None:
     jobs = [make_job(number) for number in range(5)]
     await a.add(*jobs)
@@ -101,7 +99,6 @@ async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
     assert found.attempts == 1
 
 
-@both_ways
 @pytest.mark.parametrize(
     "text",
     [
@@ -142,7 +139,6 @@ async def test_a_fetched_job_is_pending_until_its_begin_is_recorded(a: Member) -
     assert found.started_at is not None
 
 
-@both_ways
 async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member) -> None:
     await a.add(make_job(1), make_job(2))
     [owned] = await a.fetch()
@@ -163,7 +159,6 @@ async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member)
     assert first.job.waiting is Waiting.RETRYING
 
 
-@both_ways
 async def test_a_snooze_and_a_job_that_is_given_back_cost_no_attempt(a: Member) -> None:
     await a.add(make_job(1), make_job(2))
     snoozed, unwanted = await a.fetch(2)
@@ -242,7 +237,6 @@ async def test_a_job_has_at_most_one_of_two_submissions_with_its_key(a: Member) 
     assert not answer.busy
 
 
-@both_ways
 async def test_a_fetch_leaves_types_that_it_does_not_want(a: Member) -> None:
     types = ["mail", 'a "type", in {quotes}\\', "slow", "other"]
     jobs = [make_job(number, type=type_) for number, type_ in enumerate(types)]
@@ -281,7 +275,6 @@ async def test_a_limit_counts_what_is_submitted_in_the_same_round(a: Member) -> 
 
 
 @pytest.mark.parametrize("limits", [{"t": 1}, {}])
-@both_ways
 async def test_a_cancelled_job_is_fetched_whatever_is_wanted(
     a: Member, limits: dict[str, int]
 ) -> None:
@@ -295,7 +288,6 @@ async def test_a_cancelled_job_is_fetched_whatever_is_wanted(
     assert all(owned.job.cancel_requested for owned in fetched)
 
 
-@both_ways
 async def test_one_job_at_a_time_that_was_in_a_crash(a: Member) -> None:
     await a.add(*map(make_job, range(5)))
     await a.execute(
@@ -309,6 +301,72 @@ async def test_one_job_at_a_time_that_was_in_a_crash(a: Member) -> None:
     assert ids(none) == [id_of(0), id_of(2)]
     assert ids(one) == [id_of(1), id_of(4)]
     assert ids(other) == [id_of(3)]
+
+
+async def test_a_quick_fetch_has_its_one_job_as_a_round_has_it(a: Member) -> None:
+    extras = Extras.of(submitted_by="shop", trace="00-0123456789abcdef0123456789abcdef-01")
+    key = IdempotencyKey(text="key", digest=b"digest")
+    payload = b'"\\u0000\\ud83d\\ude00 \\/"'
+    job = make_job(2, type='a "type", in {quotes}\\', payload=payload, key=key, extras=extras)
+    await a.add(make_job(1), job, make_job(3))
+    await a.execute(
+        "update trio_jobs.jobs set fetches = 7, attempts = 5, snoozes = 2, error_type = 'Boom', "
+        "error_message = 'no', cancel_requested = true, rerun_of = %s, rerun_as = %s, "
+        """progress = '{"done": 1, "at": "2026-01-01T00:00:00Z"}', lines = '["a"]' where id = %s""",
+        id_of(8),
+        id_of(9),
+        job.id,
+    )
+
+    await a.execute("begin")
+    quickly = await a.fetch_quickly(job.id)
+    await a.execute("rollback")
+    _, by_a_round, _ = await a.fetch(3)
+
+    assert quickly == [by_a_round]
+    assert await a.fetch_quickly(job.id) == []
+
+
+@pytest.mark.parametrize(
+    ("want", "is_wanted"),
+    [
+        ({}, True),
+        ({"types": ["u", 'a "type", in {quotes}\\']}, True),
+        ({"types": ["u"]}, False),
+        ({"types": []}, False),
+        ({"without": ["u"]}, True),
+        ({"without": ["u", 'a "type", in {quotes}\\']}, False),
+    ],
+)
+async def test_a_quick_fetch_leaves_types_that_it_does_not_want(
+    a: Member, want: dict[str, list[str]], is_wanted: bool
+) -> None:
+    job = make_job(1, type='a "type", in {quotes}\\')
+    await a.add(job)
+
+    assert ids(await a.fetch_quickly(job.id, **want)) == ([job.id] if is_wanted else [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["interruptions = 1", "run_at = now()", "completed_at = now(), outcome = 'cancelled'"],
+)
+async def test_a_quick_fetch_leaves_a_job_that_is_not_new(a: Member, change: str) -> None:
+    await a.add(make_job(1))
+    await a.execute(f"update trio_jobs.jobs set {change}")  # noqa: S608
+
+    assert await a.fetch_quickly(id_of(1)) == []
+    assert await a.execute("select fetches from trio_jobs.jobs") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    "sql", ["update trio_jobs.members set session = 1", "delete from trio_jobs.members"]
+)
+async def test_a_quick_fetch_of_an_earlier_session_has_nothing(a: Member, sql: str) -> None:
+    await a.add(make_job(1))
+    await a.execute(sql)
+
+    assert await a.fetch_quickly(id_of(1)) == []
 
 
 async def test_a_job_that_waits_for_a_time_is_told_with_it_if_no_other_is_earlier(

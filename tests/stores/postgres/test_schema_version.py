@@ -99,7 +99,9 @@ async def test_a_submission_is_there_when_its_transaction_commits(database: Data
     assert repeated == [(first,)]
 
 
-async def test_submissions_of_one_transaction_are_told_once(database: Database) -> None:
+async def test_submissions_of_one_transaction_are_told_by_the_first_and_the_second(
+    database: Database,
+) -> None:
     async with joined(database.url) as member, listening(database.url) as listener:
         await member.execute("begin")
         rows = await member.execute(
@@ -112,7 +114,22 @@ async def test_submissions_of_one_transaction_are_told_once(database: Database) 
         await member.execute("commit")
 
         assert ids == sorted(ids)
-        assert await notes(listener, member) == [("trio_jobs", ids[0])]
+        assert await notes(listener, member) == [("trio_jobs", "n" + ids[0]), ("trio_jobs", ids[1])]
+
+
+async def test_a_submission_that_is_rolled_back_is_not_told(database: Database) -> None:
+    async with joined(database.url) as member, listening(database.url) as listener:
+        await member.execute("begin")
+        await member.execute("savepoint s")
+        await member.execute("select trio_jobs.submit('t')")
+        await member.execute("rollback to s")
+        rows = [await member.execute("select trio_jobs.submit('t')::text") for _ in range(2)]
+        await member.execute("rollback to s")
+        [(last,)] = await member.execute("select trio_jobs.submit('t')::text")
+        await member.execute("commit")
+
+        assert last > rows[1][0][0]
+        assert await notes(listener, member) == [("trio_jobs", "n" + last)]
 
 
 async def test_a_transaction_that_tells_of_nothing_can_be_prepared(database: Database) -> None:

@@ -66,6 +66,9 @@ class Told(Protocol):
     def hint(self, first_id: str | None) -> None:
         """There are jobs to fetch, the first with this id; None if it is not known."""
 
+    def hint_new(self, job_id: str) -> None:
+        """There is a new job to fetch."""
+
     def hint_due(self) -> None:
         """There are jobs to fetch whose time has come."""
 
@@ -398,7 +401,7 @@ class NotificationListener:
             self._tell(await connection.notifies())
 
     def _tell(self, heard: Sequence[psycopg.Notify]) -> None:
-        first, ended = None, []
+        pending, new, ended = [], [], []
         for each in heard:
             kind, text = each.payload[:1], each.payload[1:]
             if kind == "d":
@@ -407,12 +410,16 @@ class NotificationListener:
                 self._told.cancel(text)
             elif kind == "w" and text.isdecimal():
                 self._due = min(int(text), self._due or int(text))
+            elif kind == "n" and is_id(text):
+                new.append(text)
             elif is_id(each.payload):
-                first = min(each.payload, first or each.payload)
+                pending.append(each.payload)
         if ended:
             self._told.ended(ended)
-        if first is not None:
-            self._told.hint(first)
+        if len(new) == 1 and not pending:
+            self._told.hint_new(*new)
+        elif new or pending:
+            self._told.hint(min(new + pending))
 
     def _due_at(self) -> float:
         """When the next time comes that jobs wait for, by Trio's clock."""

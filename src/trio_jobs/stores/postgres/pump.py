@@ -136,14 +136,21 @@ class Pump:
         """Look for jobs to fetch: there are some that the last fetch has not seen or not wanted.
 
         Args:
-            first_id: The smallest id of the pending jobs, of which a notification has told. If
-                the pump is idle, it asks the source for a round, and sends a fetch before this
-                method returns: a job waits for that. None if the id is not known, and for a call
-                from within a move of the source.
+            first_id: The smallest of their ids; None if it is not known.
         """
         self._position.hint(first_id)
-        if first_id is not None and self._idle is not None and not self._wake.is_set():
-            self._fetch_at_once(*self._idle)
+        self._wake.set()
+
+    def hint_new(self, job_id: str) -> None:
+        """Fetch this new job.
+
+        If the pump is idle, and looks for no others, it asks the source for a round, and sends the
+        fetch before this method returns: the job waits for that.
+        """
+        is_all = not self._position.may_find
+        self._position.hint(job_id)
+        if is_all and self._idle is not None and not self._wake.is_set():
+            self._fetch_at_once(*self._idle, job_id)
         self._wake.set()
 
     def hint_due(self) -> None:
@@ -151,16 +158,16 @@ class Pump:
         self._position.may_find = True
         self._wake.set()
 
-    def _fetch_at_once(self, connection: TrioConnection, session: Session) -> None:
-        """Take a round, and send it if it is a quick fetch; `run` goes on with it."""
+    def _fetch_at_once(self, connection: TrioConnection, session: Session, job_id: str) -> None:
+        """Take a round, and send it if it only fetches; `run` goes on with it."""
         if connection.closed or session.member != self._membership.id:
             return
         self._take()
-        if self._round is None or not _is_quick(connection, self._round):
+        if self._round is None or not quick_fetch.suits(connection, self._round):
             return
         self._is_sent = True
         try:
-            quick_fetch.send(connection, self._round, session, self._position.low)
+            quick_fetch.send(connection, self._round, session, job_id)
         except psycopg.Error:
             connection.finish()  # as if it was lost behind the statement: `run` hears of that
 
@@ -439,9 +446,7 @@ class Pump:
                 return RoundResult(taken=[group])
             self._refuse(group, error)
             return RoundResult()
-        if _is_quick(connection, part):
-            if not self._is_sent:
-                quick_fetch.send(connection, part, session, self._position.low)
+        if self._is_sent:
             self._is_sent = False
             result = await self._await_answer(quick_fetch.receive(connection, part, session))
             if result.fetched or await self._is_current(connection, session):
@@ -520,10 +525,6 @@ class Pump:
     async def _pause(self) -> None:
         self._failures += 1
         await pause_before(self._failures)
-
-
-def _is_quick(connection: TrioConnection, batch: Batch) -> bool:
-    return connection.can_send_early and quick_fetch.suits(batch)
 
 
 async def _let_others_join() -> None:

@@ -88,6 +88,7 @@ language sql stable parallel safe as $$ select (extract(epoch from at) * 1000000
 -- The channel of a member, or that of all members. The latter carries
 --
 --   <id>             a job may be fetched, this one, or one with a greater id
+--   n<id>            this new job may be fetched
 --   w<micros>        at this time one may be fetched
 --   d<id>            the job has ended
 --
@@ -916,8 +917,11 @@ begin
     if not found then
         select j.id into strict new_id from trio_jobs.jobs j where j.key = submit.key;
     elsif coalesce(current_setting('trio_jobs.told', true), '') = '' then
-        -- Once for all submissions of this transaction: this id is the smallest.
-        perform set_config('trio_jobs.told', '1', true);
+        perform set_config('trio_jobs.told', 'one', true);
+        perform pg_notify('trio_jobs', 'n' || new_id);
+    elsif current_setting('trio_jobs.told') = 'one' then
+        -- Once for all further submissions of this transaction: this id is the smallest.
+        perform set_config('trio_jobs.told', 'all', true);
         perform pg_notify('trio_jobs', new_id::text);
     end if;
     return new_id;
