@@ -1,6 +1,7 @@
 """The store in a database that several servers share."""
 
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -30,13 +31,21 @@ from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.notification_listener import NotificationListener
 from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.readers import Readers
-from trio_jobs.stores.postgres.trio_connection import connect
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 from trio_jobs.stores.shared_store import SharedStore
 
 log = logging.getLogger(__name__)
 
 # Seconds that completed jobs are kept without a setting.
 _KEEP_FOR: Final = 86_400.0
+
+# Settings of a connection that serves as long as the server. The database would end the same round
+# again and again, or an idle connection, by timeouts that are meant for other programs of its user.
+_LASTING: Final = {
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+}
 
 # Seconds for the last words to the database if the pool has ended without `close`.
 _LAST_SECONDS: Final = 1.0
@@ -65,19 +74,20 @@ class StoreInDatabase:
         assert settings.url is not None  # noqa: S101  (for the type checker)
         self._handlers = handlers
         self._failed = failed
+        self._listen_url = settings.listen_url
         # A pooler in transaction mode gives each transaction another connection: it keeps neither
         # statements that were prepared nor settings.
         plainly = partial(connect, timeout=settings.timeout, prepare_threshold=None)
         directly = partial(connect, timeout=settings.timeout)
-        has_pooler = settings.listen_url is not None
-        writing = partial(plainly if has_pooler else directly, settings.url)
-        reading = {} if has_pooler else _reading(settings)
+        if settings.listen_url is not None:
+            writing = reading = partial(plainly, settings.url)
+        else:
+            writing = partial(directly, settings.url, settings=_LASTING)
+            reading = partial(directly, settings.url, settings=_reading(settings.timeout))
         self._check = partial(plainly, settings.url, name="check")
         clock = StoreClock()
         membership = Membership(self._note_lost)
-        self._readers = Readers(
-            partial(writing, name="reader", **reading), timeout=settings.timeout
-        )
+        self._readers = Readers(partial(reading, name="reader"), timeout=settings.timeout)
         self.store = SharedStore(
             self._readers,
             repeatable=handlers.is_repeatable,
@@ -89,7 +99,7 @@ class StoreInDatabase:
         )
         self.store.use(self._pump)
         self._listener = NotificationListener(
-            partial(plainly, settings.listen_url or settings.url, name="listener"),
+            partial(self._connect_listener, partial(plainly, settings.listen_url or settings.url)),
             membership,
             clock,
             _Told(self.store, self._pump),
@@ -201,6 +211,13 @@ class StoreInDatabase:
         task_status.started()
         await self.store.remote_ends.run()
 
+    async def _connect_listener(
+        self, connect_to: Callable[..., Awaitable[TrioConnection]]
+    ) -> TrioConnection:
+        # Until a notification has arrived, there may be a pooler, which gives settings to others.
+        is_direct = self._listen_url is not None or bool(self._begun)
+        return await connect_to(name="listener", settings=_LASTING if is_direct else None)
+
     async def _begin(self, nursery: trio.Nursery, run: Callable[..., Awaitable[None]]) -> None:
         """Begin a task, which goes on until `close`, whatever is cancelled around it."""
         scope = trio.CancelScope()
@@ -295,13 +312,10 @@ def check_urls(settings: StoreSettings) -> None:
             raise ConfigError(f"store.{name} {text}") from None
 
 
-def _reading(settings: StoreSettings) -> dict[str, str]:
-    """The parameters of a connection for reading that replace those of the URL."""
-    given = conninfo_to_dict(settings.url or "")
-    milliseconds = int(settings.timeout * 1_000)
-    options = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds}"
-    parameters = {"options": f"{options} {given.get('options') or ''}"}
-    attributes = given.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
-    if attributes == "read-write":  # libpq takes a connection for reading for one to a standby
-        parameters["target_session_attrs"] = "primary"
-    return parameters
+def _reading(timeout: float) -> dict[str, str]:
+    """The settings of a connection for reading."""
+    return {
+        **_LASTING,
+        "default_transaction_read_only": "on",
+        "statement_timeout": str(math.ceil(timeout * 1_000)),
+    }

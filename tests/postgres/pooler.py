@@ -1,9 +1,10 @@
-"""A PgBouncer of a test run's own, in transaction mode, before its server."""
+"""A PgBouncer of a test run's own, before its server."""
 
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from tests.docs.machine import need
 from tests.postgres.cluster import Cluster
@@ -14,9 +15,12 @@ class Pooler:
 
     Args:
         cluster: The server behind it.
+        mode: For how long a client has a connection to it.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(
+        self, cluster: Cluster, mode: Literal["session", "transaction"] = "transaction"
+    ) -> None:
         need("pgbouncer")
         self.folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         self.folder.chmod(0o755)
@@ -27,7 +31,7 @@ class Pooler:
 [databases]
 * = host={cluster.folder}
 [pgbouncer]
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = 4
 auth_type = trust
 auth_file = {self.folder}/users

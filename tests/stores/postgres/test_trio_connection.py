@@ -53,6 +53,27 @@ async def test_transaction_is_rolled_back(empty_database: Database) -> None:
         assert await (await connection.execute("select * from t")).fetchall() == []
 
 
+async def test_settings_leave_the_options_of_the_environment(
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=77kB -c statement_timeout=5s")
+    settings = {"statement_timeout": "7s", "of_a_later_version": "1"}
+    async with await connect(empty_database.url, name="test", settings=settings) as connection:
+        cursor = await connection.execute(
+            "select current_setting('work_mem'), current_setting('statement_timeout')"
+        )
+
+        assert await cursor.fetchone() == ("77kB", "7s")
+
+
+async def test_texts_are_utf8_whatever_the_url_says(empty_database: Database) -> None:
+    url = f"{empty_database.url}&client_encoding=SQL_ASCII"
+    async with await connect(url, name="test") as connection:
+        cursor = await connection.execute("select %s::text", ["€"])
+
+        assert await cursor.fetchone() == ("€",)
+
+
 async def test_cancelled_statement_closes_the_connection(empty_database: Database) -> None:
     connection = await connect(empty_database.url, name="test")
     async with trio.open_nursery() as nursery:

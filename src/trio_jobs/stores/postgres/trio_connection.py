@@ -37,6 +37,12 @@ _SILENCE = {
 # Seconds. A restart of a database takes about one.
 _LONGEST_PAUSE = 1.0
 
+# Those that this version of the database knows.
+_SET = """
+    select set_config(s.name, s.value, false) from unnest(%s::text[], %s::text[]) as s(name, value)
+    where current_setting(s.name, true) is not null
+"""
+
 
 class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection whose statements wait under Trio; `connect` makes one.
@@ -198,6 +204,7 @@ async def connect(
     autocommit: bool = True,
     prepare_threshold: int | None = 5,
     timeout: float = 10.0,  # noqa: ASYNC109  # for each address, as libpq's own
+    settings: Mapping[str, str] | None = None,
     **params: ConnParam,
 ) -> TrioConnection:
     """Connect to a database; each address of its hosts is tried in turn.
@@ -209,6 +216,9 @@ async def connect(
         prepare_threshold: After how many executions a statement is prepared; None for never, as a
             pooler in transaction mode needs it.
         timeout: Seconds for each address.
+        settings: Of the database, for this connection; those that it does not know are left out.
+            They replace those of its user. A pooler in session mode keeps them, and one in
+            transaction mode gives them to others.
         **params: libpq's parameters; they replace those of the URL.
 
     Raises:
@@ -218,9 +228,9 @@ async def connect(
     given = conninfo_to_dict(url, **params)
     every = {
         "application_name": f"trio-jobs {name}",
-        "client_encoding": "utf8",
         **_SILENCE,
         **given,
+        "client_encoding": "utf8",
     }
     # In a thread: it looks up the names of the hosts.
     attempts = await trio.to_thread.run_sync(
@@ -229,7 +239,7 @@ async def connect(
     errors: list[psycopg.OperationalError] = []
     for attempt in attempts:
         try:
-            connection = await _connect_to(attempt, timeout)
+            connection = await _connect_to(attempt, timeout, settings)
         except psycopg.OperationalError as error:
             errors.append(error)
         else:
@@ -242,10 +252,21 @@ async def connect(
     raise type(errors[-1])("; ".join(str(error) for error in errors))
 
 
-async def _connect_to(params: ConnDict, seconds: float) -> TrioConnection:
+async def _connect_to(
+    params: ConnDict, seconds: float, settings: Mapping[str, str] | None
+) -> TrioConnection:
     # libpq heeds a timeout only where it waits by itself.
     with trio.move_on_after(seconds):
-        return await _drive_connecting(TrioConnection._connect_gen(make_conninfo("", **params)))
+        gen = TrioConnection._connect_gen(make_conninfo("", **params))
+        connection: TrioConnection = await _drive_connecting(gen)
+        if settings:
+            connection._autocommit = True
+            try:
+                await connection.execute(_SET, [list(settings), list(settings.values())])
+            except BaseException:
+                connection.finish()
+                raise
+        return connection
     server = params.get("hostaddr") or params.get("host") or "the database"
     raise psycopg.errors.ConnectionTimeout(f"{server} has not answered within {seconds:g} s")
 
