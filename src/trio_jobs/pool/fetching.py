@@ -96,6 +96,7 @@ class Fetching:
         self._room = room
         self._schedule = schedule
         self._types = frozenset(handlers.table)
+        self._named = sorted(self._types - {DEFAULT})
         self._limits = {
             type_: limit for type_, limit in handlers.max_running.items() if limit is not None
         }
@@ -116,11 +117,13 @@ class Fetching:
         number = self._capacity.free - ahead + min(int(2 * ended), ahead)
         if number <= 0:
             return NOTHING
-        rooms = self._rooms(owned)
-        closed = set(self.paused) | {type_ for type_, room in rooms.items() if room <= 0}
-        limits = {type_: room for type_, room in rooms.items() if type_ not in closed}
-        if DEFAULT not in self._types - closed:
-            types = sorted(self._types - closed - {DEFAULT})
+        closed, limits = set(self.paused), {}
+        if self._limits:
+            rooms = self._rooms(owned)
+            closed.update(type_ for type_, room in rooms.items() if room <= 0)
+            limits = {type_: room for type_, room in rooms.items() if type_ not in closed}
+        if DEFAULT in closed or DEFAULT not in self._types:
+            types = [type_ for type_ in self._named if type_ not in closed]
             limits.pop(DEFAULT, None)
             return Want(number, types, limits=limits, suspect=suspect)
         # The types without a handler of their own share a limit, and cannot be named.
@@ -213,8 +216,6 @@ class Fetching:
 
     def _rooms(self, owned: Iterable[Job]) -> Mapping[str, int]:
         """By limited type, how many more of its jobs may be here."""
-        if not self._limits:
-            return {}
         here = Counter(self._entry(job.type) for job in owned if not job.cancel_requested)
         return {type_: limit - here[type_] for type_, limit in self._limits.items()}
 

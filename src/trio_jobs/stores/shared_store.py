@@ -365,15 +365,18 @@ class SharedStore(SharedReads):
         if self._outbox.is_empty and not (others or (may_fetch and want.number)):
             return None
         batch = self._outbox.take()
+        number, begun = 0, batch.begun
         for each in batch.new:
             each.fetchable = [_is_wanted(job, want) for job in each.jobs]
-        number = sum(len(each.jobs) for each in batch.new)
-        moved = {each.owned.job.id for each in batch.moves}
+            number += len(each.jobs)
+        if long:
+            moved = {each.owned.job.id for each in batch.moves}
+            begun = [*begun, *(self._running[id_] for id_ in long if id_ not in moved)]
         if want.number:
             self.seeks_cancelled = False
         self._began, self._ended = now, 0
         return batch._replace(
-            begun=[*batch.begun, *(self._running[id_] for id_ in long if id_ not in moved)],
+            begun=begun,
             want=want,
             watches=self.remote_ends.take(),
             count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
@@ -427,12 +430,15 @@ class SharedStore(SharedReads):
 
     def _want(self, local: LocalJobs) -> Want:
         here = (self._fetched, self._running, self._again)
-        self._suspects = {id_ for id_ in self._suspects if any(id_ in jobs for jobs in here)}
+        if self._suspects:
+            self._suspects = {id_ for id_ in self._suspects if any(id_ in jobs for jobs in here)}
         owned = (each.job for jobs in here for each in jobs.values())
         return local.want(owned, ended=self._per_round, suspect=not self._suspects)
 
     def _begun_long_ago(self) -> list[str]:
         """The jobs that run for so long that other servers should see it."""
+        if not self._unnoted:
+            return []
         now = time.monotonic()
         long = takewhile(lambda job_id: now - self._unnoted[job_id] >= _LONG, self._unnoted)
         return [job_id for job_id in long if job_id not in self._cut]
