@@ -320,6 +320,7 @@ async def test_server_without_its_database_answers_and_goes_on_when_it_is_back(
         for method, asked, left in (
             ("GET", path, ""),
             ("HEAD", path, ""),
+            ("GET", "/jobs", ""),
             ("GET", "/jobs?limit=1", ""),
             ("GET", "/jobs/counts", ""),
             ("POST", "/jobs", "; nothing was kept"),

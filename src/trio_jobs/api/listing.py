@@ -75,7 +75,9 @@ def add_listing_route(app: Quart, context: ApiContext) -> None:
         if listing.limit is None and listing.query.order is Order.NEXT:
             raise Problem(400, "order=next needs a limit")
         if listing.limit is None:
-            jobs_ = stream_all(store, listing.query, after=after, withheld=withheld)
+            # Before the answer begins: a store that is away is an error of its own.
+            first = await store.page(listing.query, after=after, limit=STRIDE)
+            jobs_ = stream_all(store, listing.query, first, withheld=withheld)
             return Response(jobs_, content_type=MEDIA_TYPE)
         jobs, more = await read_page(store, listing.query, after=after, limit=listing.limit)
         response = Response(jobs_json(jobs, withheld=withheld), content_type=MEDIA_TYPE)
@@ -126,9 +128,9 @@ def parse_listing(
 
 
 async def stream_all(
-    store: Store, query: JobQuery, *, after: str | None = None, withheld: bool = False
+    store: Store, query: JobQuery, jobs: Sequence[Job], *, withheld: bool = False
 ) -> AsyncIterator[bytes]:
-    """All matching jobs as one JSON array, in pieces.
+    """All matching jobs as one JSON array, in pieces; ``jobs`` are its first page.
 
     The store may gain and drop jobs meanwhile. A matching job that is in the
     store from the first piece to the last is in the array exactly once.
@@ -138,15 +140,14 @@ async def stream_all(
     """
     opening = b"["
     while True:
-        jobs = await store.page(query, after=after, limit=STRIDE)
         found = jobs_json(query.select(jobs), withheld=withheld)[1:-1]
         if found:
             yield opening + found
             opening = b","
         if len(jobs) < STRIDE:
             break
-        after = query.position(jobs[-1])
         await trio.lowlevel.checkpoint()
+        jobs = await store.page(query, after=query.position(jobs[-1]), limit=STRIDE)
     yield b"[]" if opening == b"[" else b"]"
 
 
