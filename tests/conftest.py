@@ -270,6 +270,14 @@ def under_mock_clock(item: pytest.Function) -> bool:
     return not {"autojump_clock", "mock_clock"}.isdisjoint(item.fixturenames)
 
 
+def reason_of(skipped: BaseException) -> BaseException:
+    """What an async test, or a fixture of it, was skipped with: pytest-trio leaves out why."""
+    reason = skipped.__context__
+    while isinstance(reason, BaseExceptionGroup):
+        [reason] = reason.exceptions
+    return reason if isinstance(reason, pytest.skip.Exception) else skipped
+
+
 @pytest.hookimpl(tryfirst=True, wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Wrap each async test into a time limit: a deadlock fails at once, by name.
@@ -297,7 +305,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             came_to_its_end = True
 
         item.obj = guarded
-    result = yield
+    try:
+        result = yield
+    except pytest.skip.Exception as skipped:
+        raise reason_of(skipped) from None
     if not came_to_its_end:
         pytest.fail("the test was cancelled before it came to its end", pytrace=False)
     return result
