@@ -21,7 +21,7 @@ from trio_jobs.job import JobStatus, Outcome
 from trio_jobs.stores.postgres.round import Batch
 from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
-RULES = {"once": (False, 3), "twice": (True, 2), "default": (True, 3)}
+RULES = {"once": (False, 3), "single": (True, 1), "twice": (True, 2), "default": (True, 3)}
 
 
 @pytest.fixture
@@ -82,6 +82,22 @@ async def test_a_sweep_puts_back_what_may_run_again_and_ends_the_rest(
         (f"trio_jobs_m{b.session.member}", f"d{id_of(1)}"),
         ("trio_jobs", id_of(0)),
     ]
+
+
+async def test_the_first_interruption_ends_no_job_whose_begin_was_not_recorded(
+    a: Member, b: Member
+) -> None:
+    await a.add(make_job(1, type="single"), make_job(2, type="single"))
+    fetched, recorded = sorted(await a.fetch(2), key=lambda each: each.job.id)
+    await a.round(Batch(begun=[begun(recorded)]))
+    await b.age(member=a)
+
+    assert await b.sweep() == [(a.session.member, "A", 1, 1)]
+
+    assert (await b.find(recorded.job.id)).outcome is Outcome.INTERRUPTED
+    job = await b.find(fetched.job.id)
+    # A suspect: its next begin is recorded before it begins.
+    assert (job.status, job.interruptions) == (JobStatus.PENDING, 1)
 
 
 async def test_a_suspect_that_has_not_begun_is_no_more_suspect_than_before(

@@ -751,7 +751,9 @@ begin
             pending := coalesce(pending, each.id);
             continue;
         end if;
-        if not (rule -> 0)::boolean then
+        if each.started_at is null then
+            null;  -- perhaps it has not begun, and will never run if it ends here
+        elsif not (rule -> 0)::boolean then
             reason := 'the server that ran the job was lost, and its handler is not repeatable';
         elsif each.interruptions + 1 >= (rule -> 1)::bigint then
             reason := 'the server that ran the job was lost ' || each.interruptions + 1 || ' times';
