@@ -14,6 +14,11 @@ from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.schema_version import VERSION, check_schema, migrate
 from trio_jobs.stores.postgres.trio_connection import connect
 
+SCHEMA_OF_A_DUMP = b"""
+    create schema trio_jobs;
+    create table trio_jobs.schema_version as select 1 as version, 1 as compatible_from;
+"""
+
 
 async def test_a_database_is_migrated_once_though_several_do_it(empty_database: Database) -> None:
     versions: list[int] = []
@@ -60,6 +65,15 @@ async def test_a_newer_version_is_taken_if_it_says_so(
                 await check_schema(connection)
 
 
+async def test_a_schema_without_its_version_is_refused(database: Database) -> None:
+    # As from `pg_dump --schema-only`.
+    await database.fetch("delete from trio_jobs.schema_version")
+    async with await connect(database.url, name="test") as connection:
+        for check in (check_schema, migrate):
+            with pytest.raises(StoreDatabaseError, match="schema_version is empty"):
+                await check(connection)
+
+
 async def test_a_database_that_cannot_hold_each_text_is_refused(
     empty_database: Database,
 ) -> None:
@@ -71,6 +85,10 @@ async def test_a_database_that_cannot_hold_each_text_is_refused(
     async with await connect(empty_database.cluster.url(name), name="test") as connection:
         with pytest.raises(StoreDatabaseError, match="must be UTF8, got LATIN1"):
             await migrate(connection)
+        # As from a dump of another database.
+        await connection.execute(SCHEMA_OF_A_DUMP)
+        with pytest.raises(StoreDatabaseError, match="must be UTF8, got LATIN1"):
+            await check_schema(connection)
 
 
 async def test_a_submission_is_there_when_its_transaction_commits(database: Database) -> None:
@@ -226,6 +244,18 @@ async def test_a_session_with_backslash_escapes_in_strings_may_submit(database: 
     assert await database.fetch("select payload::text from trio_jobs.jobs") == [(payload,)]
 
 
+# What a server that begins without it would miss only later, and how that is told.
+RIGHTS = {
+    "select on trio_jobs.schema_version": "permission denied for table schema_version",
+    "insert on trio_jobs.jobs": "it lacks insert on trio_jobs.jobs$",
+    "delete on trio_jobs.jobs, trio_jobs.members": (
+        "it lacks delete on trio_jobs.jobs, delete on trio_jobs.members$"
+    ),
+    "execute on function trio_jobs.sweep": "it lacks execute on sweep$",
+    "execute on all functions in schema trio_jobs": "it lacks .*, and [0-9]+ more$",
+}
+
+
 async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> None:
     """As docs/how-to/postgres.md says."""
     name = database.name
@@ -254,6 +284,11 @@ async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> N
                 await user.execute(beyond)
         with pytest.raises(StoreDatabaseError, match="the database refuses its user: permission"):
             await check_schema(user)
+        for right, lacks in RIGHTS.items():
+            await database.fetch(f"revoke {right} from server_{name}")
+            with pytest.raises(StoreDatabaseError, match=f"refuses its user: {lacks}"):
+                await check_schema(member.connection)
+            await database.fetch(f"grant {right} to server_{name}")
     for role in ("server", "shop"):
         await database.fetch(f"drop owned by {role}_{name}")
         await database.fetch(f"drop role {role}_{name}")
