@@ -91,6 +91,19 @@ async def test_read_gives_up_in_time_when_the_database_is_away() -> None:
         await readers.fetch("select 1")
 
 
+async def test_reason_why_no_connection_can_be_made_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with readers_of("postgresql:///x?host=/nowhere", timeout=0.1) as readers:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                await readers.fetch("select 1")
+
+    [record] = caplog.records
+    assert record.message == "reads_failing"
+    assert "/nowhere" in vars(record)["reason"]
+
+
 async def test_one_read_gives_up_for_all_connections_that_have_fallen_silent(
     proxy: Proxy,
 ) -> None:

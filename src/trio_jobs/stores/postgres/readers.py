@@ -1,6 +1,7 @@
 """The connections for reading: a few for all requests of a server."""
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,10 @@ import trio
 from psycopg.abc import Params, QueryNoTemplate
 
 from trio_jobs.pool.refusals import NO_ANSWER, StoreUnavailableError
+from trio_jobs.stores.postgres.failures import one_line
 from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection, pause_before
+
+log = logging.getLogger(__name__)
 
 
 class Readers:
@@ -33,6 +37,7 @@ class Readers:
         self._turns = trio.CapacityLimiter(size)
         self._idle: list[TrioConnection] = []
         self._closed = False
+        self._is_failing = False  # said once, until a read succeeds
 
     async def fetch(
         self, sql: QueryNoTemplate, params: Params | None = None
@@ -42,17 +47,25 @@ class Readers:
         Raises:
             StoreUnavailableError: If the database has not answered in time, or is not able to.
         """
+        failure: Exception | None = None
         with trio.move_on_after(self._timeout):
             for attempt in itertools.count(1):
                 async with self._turns:
                     try:
-                        return await self._fetch(sql, params)
-                    except LOST:
+                        rows = await self._fetch(sql, params)
+                    except LOST as error:
+                        failure = error
                         # A database that goes takes all its connections with it.
                         self._close_idle()
+                    else:
+                        self._is_failing = False
+                        return rows
                 await pause_before(attempt)
         # A network that swallows what one connection sends may do so with the others, too.
         self._close_idle()
+        if failure is not None and not self._is_failing:
+            self._is_failing = True
+            log.warning("reads_failing", extra={"reason": one_line(failure)})
         raise StoreUnavailableError(NO_ANSWER)
 
     def close(self) -> None:
