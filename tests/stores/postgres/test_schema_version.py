@@ -153,7 +153,7 @@ async def test_a_submission_that_is_rolled_back_is_not_told(database: Database) 
 async def test_a_transaction_that_tells_of_nothing_can_be_prepared(database: Database) -> None:
     async with joined(database.url) as member, await connect(database.url, name="user") as user:
         await user.execute(b"begin")
-        await user.execute(b"set local trio_jobs.told = '1'")
+        await user.execute(b"set local trio_jobs.told = 'all'")
         await user.execute(b"select trio_jobs.submit('t') from generate_series(1, 2)")
         await user.execute(f"prepare transaction '{database.name}'".encode())
         try:
