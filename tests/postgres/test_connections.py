@@ -18,7 +18,7 @@ NOTE_TIMEOUTS = """
         where name in ('idle_session_timeout', 'statement_timeout');
         return null;
     end $$;
-    create trigger note after insert or update on trio_jobs.jobs execute function trio_jobs.note()
+    create trigger note after {} execute function trio_jobs.note()
 """
 
 
@@ -30,12 +30,22 @@ async def test_timeouts_of_the_user_end_no_round(database: Database) -> None:
     # A round that takes longer than such a timeout would be ended again and again.
     for name in TIMEOUTS:
         await database.fetch(f"alter database {database.name} set {name} = '1h'")
-    await database.fetch(NOTE_TIMEOUTS)
+    await database.fetch(NOTE_TIMEOUTS.format("insert or update on trio_jobs.jobs"))
     async with open_jobs({"echo": echo}, url=database.url) as jobs:
         job = await jobs.submit("echo", 1)
         assert await jobs.result(job.id) == 1
 
     noted = await database.fetch("select distinct name, value from trio_jobs.noted order by name")
+    assert noted == [(name, "0") for name in TIMEOUTS]
+
+
+async def test_timeouts_of_the_user_end_no_connection_past_a_pooler(database: Database) -> None:
+    for name in TIMEOUTS:
+        await database.fetch(f"alter database {database.name} set {name} = '1h'")
+    await database.fetch(NOTE_TIMEOUTS.format("insert on trio_jobs.members"))
+    async with open_jobs({"echo": echo}, url=database.url, listen_url=database.url):
+        noted = await database.fetch("select name, value from trio_jobs.noted order by name")
+
     assert noted == [(name, "0") for name in TIMEOUTS]
 
 
