@@ -31,8 +31,7 @@ class SharedAdmission(AwaitedAdmission):
     """An `AwaitedAdmission` over a database: a job is in when it is there.
 
     Which server runs it, and when, the database decides. So a new job needs no slot in a channel,
-    but room among the unfinished jobs of all servers, which is an estimate: others take jobs in as
-    well. A job for a later time is an unfinished job.
+    but room among the unfinished jobs of all servers: an estimate, since others take jobs in, too.
 
     The awaited methods raise, too:
         StoreWriteError: The database cannot be written.
@@ -44,7 +43,7 @@ class SharedAdmission(AwaitedAdmission):
     Args:
         channel: See `Admission`.
         store: The jobs.
-        room: The room for unfinished jobs: `close` closes it.
+        room: The room for unfinished jobs, also those for a later time: `close` closes it.
         slots: The slots for fetched jobs: likewise.
         schedule: The jobs that are held here.
         fetching: Knows how many jobs are on their way to the database.
