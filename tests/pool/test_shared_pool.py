@@ -511,6 +511,25 @@ async def test_stop_gives_back_what_has_not_begun_and_lets_the_others_end(
     assert trio.current_time() == pytest.approx(3.0, abs=0.5)
 
 
+async def test_stop_begins_none_of_the_jobs_that_were_fetched_ahead(
+    autojump_clock: MockClock,
+) -> None:
+    runs = Runs(0.1)
+    server = make_shared_pool({"t": runs.handler()}, workers=1)
+    server.pump.seconds = 1.0
+
+    async with running(server):
+        await server.pool.admission.admit_all([PLAIN] * 20)
+        await fetched_ahead(server, 3)
+        begun = runs.begun
+        server.pool.admission.close()
+
+    rows = [row.job.status for row in server.database.rows.values()]
+    assert runs.begun == begun
+    assert rows.count(JobStatus.PENDING) == 20 - begun
+    assert not server.database.owned(server.pump.member)
+
+
 async def test_job_that_is_cut_as_the_pool_ends_goes_back_or_ends(
     autojump_clock: MockClock,
 ) -> None:
