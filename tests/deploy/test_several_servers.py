@@ -142,6 +142,9 @@ async def test_two_servers_behind_nginx_share_the_jobs(site: Site) -> None:
     assert {job["outcome"] for job in ended} == {"succeeded"}
     assert {job["attempts"] for job in ended} == {1}
     assert len({job["result"] for job in ended}) == 2
+    for number in (1, 2):
+        pool = await site.curl(f"/{number}/pool")
+        assert pool["types"]["where"]["submitted"], f"nginx leaves jobs-{number} out"
 
 
 async def test_stopped_server_leaves_its_jobs_to_the_other_one(site: Site) -> None:
