@@ -135,6 +135,22 @@ async def test_submissions_of_one_transaction_are_told_by_the_first_and_the_seco
         assert await notes(listener, member) == [("trio_jobs", "n" + ids[0]), ("trio_jobs", ids[1])]
 
 
+async def test_a_key_is_free_whose_job_is_deleted_while_it_is_looked_up(database: Database) -> None:
+    await database.fetch("select trio_jobs.submit('old', key => 'k')")
+    await database.fetch(
+        "create function trio_jobs.delete_old() returns trigger language plpgsql as "
+        "$$ begin delete from trio_jobs.jobs where type = 'old'; return null; end $$"
+    )
+    await database.fetch(
+        "create trigger delete_old after insert on trio_jobs.jobs "
+        "for each statement execute function trio_jobs.delete_old()"
+    )
+
+    [(job_id,)] = await database.fetch("select trio_jobs.submit('new', key => 'k')::text")
+
+    assert await database.fetch("select id::text, type from trio_jobs.jobs") == [(job_id, "new")]
+
+
 async def test_a_submission_that_is_rolled_back_is_not_told(database: Database) -> None:
     async with joined(database.url) as member, listening(database.url) as listener:
         await member.execute("begin")

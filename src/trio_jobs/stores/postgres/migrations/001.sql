@@ -909,16 +909,23 @@ as $$
 #variable_conflict use_column
 declare
     new_id uuid := trio_jobs.uuid7();
+    old_id uuid;
 begin
     perform trio_jobs.check_submission(submit.type, submit.payload::text);
     if coalesce(submit.key, 'k') !~ '^[!-~]{1,255}$' then
         raise exception 'key must be 1 to 255 visible ASCII characters' using errcode = '22023';
     end if;
-    insert into trio_jobs.jobs (id, type, payload, key) values (new_id, submit.type, submit.payload, submit.key)
-    on conflict (key) where key is not null do nothing;
-    if not found then
-        select j.id into strict new_id from trio_jobs.jobs j where j.key = submit.key;
-    elsif coalesce(current_setting('trio_jobs.told', true), '') = '' then
+    loop
+        insert into trio_jobs.jobs (id, type, payload, key)
+        values (new_id, submit.type, submit.payload, submit.key)
+        on conflict (key) where key is not null do nothing;
+        exit when found;
+        select j.id into old_id from trio_jobs.jobs j where j.key = submit.key;
+        if found then
+            return old_id;
+        end if;
+    end loop;  -- the job with the key was deleted between the two
+    if coalesce(current_setting('trio_jobs.told', true), '') = '' then
         perform set_config('trio_jobs.told', 'one', true);
         perform pg_notify('trio_jobs', 'n' || new_id);
     elsif current_setting('trio_jobs.told') = 'one' then
