@@ -89,17 +89,18 @@ class Member:
         return whole_job(row)
 
     async def age(self, seconds: float = 0.0, *, member: "Member | None" = None) -> None:
-        """Let the lease of a member end so many seconds ago."""
+        """Let the lease of a member, of a second, end so many seconds ago."""
         await self.execute(
-            "update trio_jobs.members set lease_until = clock_timestamp() - %s * interval '1 s' "
-            "where id = %s",
+            "update trio_jobs.members set lease = 1, "
+            "lease_until = clock_timestamp() - %s * interval '1 s' where id = %s",
             seconds,
             (member or self).session.member,
         )
 
-    async def sweep(self) -> list[tuple[Any, ...]]:
+    async def sweep(self, *, contact: float = 1.0) -> list[tuple[Any, ...]]:
         """Put the jobs of members back whose lease is over."""
-        return await self.execute("select * from trio_jobs.sweep(%s)", self.session.member)
+        sql = "select * from trio_jobs.sweep(%s, %s)"
+        return await self.execute(sql, self.session.member, contact)
 
 
 async def in_turn(

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from trio_jobs.stores.postgres.clock import StoreClock
 
 MILLISECOND = 1_000_000
@@ -24,10 +26,10 @@ class Hands:
         return self.wall_now
 
 
-def measure(clock: StoreClock, hands: Hands, *, microseconds: int, takes: int) -> None:
+def measure(clock: StoreClock, hands: Hands, *, microseconds: int, takes: int) -> bool:
     sent = clock.monotonic()
     hands.monotonic_now += takes
-    clock.measured(microseconds, sent=sent)
+    return clock.measured(microseconds, sent=sent)
 
 
 def test_before_the_first_measurement_it_is_the_wall_clock() -> None:
@@ -76,3 +78,25 @@ def test_a_slow_answer_counts_if_it_contradicts_the_fast_one() -> None:
     measure(clock, hands, microseconds=MICROSECONDS + 60_000_000, takes=2 * SECOND)
 
     assert clock.now() == START + timedelta(seconds=61)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "takes", "is_set_forward"),
+    [
+        (60.0, 0.0, True),
+        (60.0, 59.0, True),  # between its question and its answer
+        (60.0, 119.0, False),  # perhaps on its way for nearly all of that
+        (0.05, 0.0, False),  # slewed
+        (-60.0, 0.0, False),
+    ],
+)
+def test_a_clock_that_was_set_forward_is_told_from_a_slow_answer(
+    seconds: float, takes: float, is_set_forward: bool
+) -> None:
+    hands = Hands()
+    clock = StoreClock(hands.monotonic, hands.wall)
+    assert not measure(clock, hands, microseconds=MICROSECONDS + 3_600_000_000, takes=0)
+    hands.monotonic_now += 10 * SECOND
+
+    now = MICROSECONDS + int((3_610 + seconds) * 1_000_000)
+    assert measure(clock, hands, microseconds=now, takes=int(takes * SECOND)) == is_set_forward

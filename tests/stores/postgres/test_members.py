@@ -121,6 +121,15 @@ async def test_a_sweep_leaves_members_alone_whose_leases_last(a: Member, b: Memb
     assert await b.fetch() == []
 
 
+async def test_a_sweep_leaves_members_alone_that_had_less_time_than_their_leases(
+    a: Member, b: Member
+) -> None:
+    await b.age(member=a)
+
+    assert await b.sweep(contact=0.9) == []
+    assert await b.sweep(contact=1.0) == [(a.session.member, "A", 0, 0)]
+
+
 async def test_a_member_whose_own_lease_is_over_does_not_sweep(a: Member, b: Member) -> None:
     await a.age()
     await b.age()

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
@@ -79,6 +80,9 @@ class Ears:
     def note_lost(self, member: int) -> None:
         self.lost.append(member)
         self._tell()
+
+    def has_asked(self, times: int) -> bool:
+        return self.asked_anew >= times
 
     async def wait(self, condition: Callable[[], object]) -> None:
         with trio.fail_after(LONG):
@@ -326,6 +330,48 @@ async def test_jobs_of_a_lost_member_are_free_after_a_lease(database: Database) 
             assert trio.current_time() - began >= 1.5
 
     assert await database.fetch("select owner, interruptions from trio_jobs.jobs") == [(None, 1)]
+
+
+async def test_jobs_of_a_lost_member_are_free_though_the_connection_is_lost_again_and_again(
+    database: Database,
+) -> None:
+    async with joined(database.url) as other:
+        await owned(other, 1)
+        await other.age()
+
+        async with listening(database, lease=1.5) as server:
+            with trio.fail_after(LONG):
+                while id_of(1) not in server.ears.hints:
+                    back = server.ears.asked_anew + 1
+                    await database.fetch(CUT)
+                    await server.ears.wait(partial(server.ears.has_asked, back))
+
+
+async def test_after_a_long_break_all_members_have_a_lease_to_renew(
+    database: Database, proxy: Proxy
+) -> None:
+    async with listening(database, proxy.url, lease=1.5) as server:
+        await server.ears.wait(lambda: server.ears.members)
+        first = server.listener.contact
+        proxy.refuse()
+        await proxy.cut()
+        await trio.sleep(0.76)
+        proxy.refuse(refuses=False)
+        back = server.ears.asked_anew + 1
+        await server.ears.wait(lambda: server.ears.asked_anew == back)
+
+        assert server.listener.contact > first + 0.75
+
+
+async def test_after_the_clock_was_set_forward_all_members_have_a_lease_to_renew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(database, lease=1.0) as server:
+        first = server.listener.contact
+        monkeypatch.setattr(server.clock, "measured", lambda *_, **__: True)
+        with trio.fail_after(LONG):
+            while server.listener.contact == first:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
 
 
 async def test_nobody_is_swept_if_the_own_lease_had_run_out_too(database: Database) -> None:

@@ -361,7 +361,7 @@ async def test_a_lease_that_is_lost_behind_a_fetch_has_none_of_its_jobs(
         await again.execute(
             "update trio_jobs.members set lease_until = '-infinity' where id = %s", server.member
         )
-        await again.sweep()
+        await again.sweep(contact=600.0)
         answer = await server.land(Batch(want=Want(10)))
 
     assert {each.member for each in answer.fetched} == {again.session.member}

@@ -4,8 +4,9 @@ One task, over one connection. It joins, renews the lease, frees the jobs of mem
 and hears notifications. No notification is needed for correctness: each heartbeat tells what a lost
 one would have told, and after each break the server asks anew.
 
-Only a server that has seen the database for a whole lease without a break frees others' jobs: after
-a restart of the database, or a jump of its clock, all members have this time to renew.
+Only a server that has seen the database for a whole lease frees the jobs of those that have not
+renewed theirs: after a break in which the others may not have renewed either, or a jump of the
+database's clock, all members have this time to renew.
 """
 
 import logging
@@ -50,7 +51,7 @@ _JOIN: Final = """
 _BEAT: Final = """
     select alive, in_time, members, pending, next_time, now from trio_jobs.beat(%(me)s, %(lease)s)
 """
-_SWEEP: Final = "select member, name, put_back, ended from trio_jobs.sweep(%(me)s)"
+_SWEEP: Final = "select member, name, put_back, ended from trio_jobs.sweep(%(me)s, %(contact)s)"
 _DROP: Final = "select outcome::text, number from trio_jobs.drop_old(%(keep_for)s, %(at_most)s)"
 _LEAVE: Final = "select put_back, ended from trio_jobs.leave(%(me)s)"
 _NEXT_TIME: Final = "select trio_jobs.micros(trio_jobs.next_time())"
@@ -103,8 +104,8 @@ class NotificationListener:
         keep_for: Seconds that completed jobs are kept.
 
     Attributes:
-        contact: Since when the database was seen without a break, by Trio's clock; None if it is
-            not seen now.
+        contact: Since when the database is seen, without a break in which members might have been
+            unable to renew, by Trio's clock.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class NotificationListener:
         lease: float,
         keep_for: float,
     ) -> None:
-        self.contact: float | None = None
+        self.contact = math.inf
+        self._answered = -math.inf  # when the database has answered, by Trio's clock
         self._connect = connect
         self._membership = membership
         self._clock = clock
@@ -239,8 +241,12 @@ class NotificationListener:
     async def _listen(self, connection: TrioConnection) -> None:
         """Listen; join, unless the lease goes on."""
         self._listens_to = 0
+        before = self._answered
         await self._execute(connection, "listen trio_jobs")
-        self.contact = trio.current_time()
+        # Each member renews when a third of its lease is over, and again until the last. So after a
+        # shorter break than that it has had the time.
+        if self._answered - before > self._lease / 2:
+            self.contact = self._answered
         if member := self._membership.id:
             await self._listen_to(connection, member)
             await self._ask_anew(connection)
@@ -342,27 +348,29 @@ class NotificationListener:
         ((alive, in_time, members, pending, next_time, now),) = await self._execute(
             connection, _BEAT, params
         )
-        self._clock.measured(now, sent=mark)
+        is_set_forward = self._clock.measured(now, sent=mark)
         self._note_back()
         if not alive:
             self._membership.lost()
         if not alive or not self._membership.renewed(sent + self._lease):
             return
-        if not in_time:
-            # The database's clock has jumped, or this process has stood still: the other members
-            # may not have renewed for the same reason.
+        if is_set_forward or not in_time:
+            # To the database's clock leases seem to be over that are not; or this process has stood
+            # still: the other members may not have renewed for the same reason.
             self.contact = trio.current_time()
         self._told.beaten(members)
         self._next_beat = sent + self._lease / 3
         self._due = next_time
         if pending:
             self._told.hint(None)
-        if self.contact is not None and trio.current_time() - self.contact >= self._lease:
-            await self._sweep(connection)
+        contact = trio.current_time() - self.contact
+        if contact >= self._lease:
+            await self._sweep(connection, contact)
             self._drops_more = True
 
-    async def _sweep(self, connection: TrioConnection) -> None:
-        rows = await self._execute(connection, _SWEEP, {"me": self._membership.id})
+    async def _sweep(self, connection: TrioConnection, contact: float) -> None:
+        params = {"me": self._membership.id, "contact": contact}
+        rows = await self._execute(connection, _SWEEP, params)
         for member, name, put_back, ended in rows:
             fields = {"member": member, "server": name, "put_back": put_back, "ended": ended}
             log.warning("member_lost", extra=fields)
@@ -434,10 +442,11 @@ class NotificationListener:
         # Cancelled, it closes the connection.
         with trio.fail_after(self._lease / 2):
             cursor = await connection.execute(sql, params)
-            return await cursor.fetchall() if cursor.description else []
+            rows = await cursor.fetchall() if cursor.description else []
+        self._answered = trio.current_time()
+        return rows
 
     def _note_lost(self, error: Exception) -> None:
-        self.contact = None
         if self._lost is None:
             self._lost = trio.current_time()
             log.warning("listener_lost", extra={"reason": one_line(error)})

@@ -16,6 +16,7 @@ create table trio_jobs.members (
     name text not null,
     started_at timestamptz not null default clock_timestamp(),
     lease_until timestamptz not null,
+    lease float8 not null,  -- seconds
     session int not null default 0,  -- raised by each connection that begins to make rounds
     -- By type, and "default": [whether its jobs may run again after their server was lost, and
     -- after how many interruptions they end]. A sweep by another server decides by it.
@@ -688,12 +689,12 @@ $$;
 -- A new member, with a lease of so many seconds.
 create function trio_jobs.join(name text, lease float8, handlers jsonb) returns bigint
 language sql as $$
-    insert into trio_jobs.members (name, lease_until, handlers)
-    values (name, clock_timestamp() + make_interval(secs => lease), handlers) returning id
+    insert into trio_jobs.members (name, lease_until, lease, handlers)
+    values (name, clock_timestamp() + make_interval(secs => lease), lease, handlers) returning id
 $$;
 
 -- Renew a lease. Nothing is renewed if the member is gone. `in_time`: it had not run out.
--- `members`: the names of all. `pending`: a job may be fetched now. `next_time`: when one may be, at the earliest, that waits.
+-- `members`: the names of those whose leases last. `pending`: a job may be fetched now. `next_time`: when one may be, at the earliest, that waits.
 create function trio_jobs.beat(
     me bigint, lease float8, out alive boolean, out in_time boolean, out members text[],
     out pending boolean, out next_time bigint, out now bigint
@@ -705,10 +706,11 @@ declare
     at timestamptz := clock_timestamp();  -- see `next_time`
 begin
     select m.lease_until >= clock_timestamp() into in_time from trio_jobs.members m where m.id = me;
-    update trio_jobs.members m set lease_until = clock_timestamp() + make_interval(secs => lease)
+    update trio_jobs.members m set lease_until = clock_timestamp() + make_interval(secs => beat.lease)
     where m.id = me;
     alive := found;
-    select array_agg(m.name order by m.id) into members from trio_jobs.members m;
+    select array_agg(m.name order by m.id) into members
+    from trio_jobs.members m where m.lease_until >= clock_timestamp();
     next_time := trio_jobs.micros(trio_jobs.next_time());
     pending := exists (
         select from trio_jobs.jobs j
@@ -779,9 +781,10 @@ end
 $$;
 
 -- Delete the members whose lease is over, and put back or end their jobs. A row for each. The
--- caller's own lease is not over, and it has been in contact with the database for as long as a
--- lease: after a restart of the database all others had that time, too.
-create function trio_jobs.sweep(me bigint)
+-- caller's own lease is not over. It has been in contact with the database for so many seconds, in
+-- which the clock was not set forward, and sweeps no member with a longer lease: after a restart of
+-- the database, or such a jump, all members have the time to renew.
+create function trio_jobs.sweep(me bigint, contact float8)
 returns table (member bigint, name text, put_back int, ended int)
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
@@ -794,7 +797,8 @@ begin
         return;
     end if;
     for member in
-        select m.id from trio_jobs.members m where m.lease_until < clock_timestamp() and m.id <> me
+        select m.id from trio_jobs.members m
+        where m.lease_until < clock_timestamp() and m.lease <= contact and m.id <> me
         order by m.id for update skip locked
     loop
         delete from trio_jobs.members m where m.id = member returning m.name, m.handlers into name, handlers;
