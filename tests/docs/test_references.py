@@ -111,6 +111,8 @@ def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
         match node:
             case ast.Call(func=ast.Name("RateLimitedWarning"), args=[ast.Constant(str(name))]):
                 yield name, "warning"
+            case ast.Call(func=ast.Name("Outage"), args=[_, *names]):
+                yield from ((text_of(each), "warning") for each in names)
             case ast.Call(
                 func=ast.Name("event_record"),
                 args=[_, ast.Attribute(attr=level), ast.Constant(str(name)), *_],
@@ -155,7 +157,10 @@ PUT_TOGETHER = {
         "leftovers_written",
         "leftovers_not_written",
     ],
-    "self._event": [],  # those of `RateLimitedWarning`, which are found where it is made
+    # Those of `RateLimitedWarning` and `Outage`, which are found where these are made.
+    "self._event": [],
+    "self._goes_on if self._reasons else self._begins": [],
+    "self._ends": [],
 }
 
 

@@ -78,6 +78,7 @@ class Server:
     def __init__(self, url: str, member: int) -> None:
         self.source = Source()
         self.lost: list[int] = []
+        self.failures: deque[str] = deque()  # of the next attempts to connect
         self.membership = Membership(self.lost.append)
         self.membership.joined(member, trio.current_time() + 3_600)
         self.member = member
@@ -85,6 +86,8 @@ class Server:
         self.pump = Pump(self.connect, self.source, self.membership, timeout=LONG)
 
     async def connect(self) -> TrioConnection:
+        if self.failures:
+            raise psycopg.OperationalError(self.failures.popleft())
         self.connection = await connect(self._url, name="pump")
         return self.connection
 
@@ -663,6 +666,80 @@ async def test_a_round_that_fails_without_effect_is_put_back(database: Database)
         assert server.source.may_fetch[asked]  # without a hint
 
     assert await database.fetch("select cancel_requested from trio_jobs.jobs") == [(True,)]
+
+
+async def test_why_a_write_is_repeated_is_told_once_until_it_succeeds(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(database) as server, joined(database.url, name="other") as other:
+        await server.land(Batch(new=[Submitted(make_job(1)).new]))
+        await server.connection.execute(b"set lock_timeout to '10ms'")
+        async with locked(other, make_job(1).id):
+            server.add(Batch(cancels=[make_job(1).id]))
+            await server.wait(lambda: len(server.source.refusals) == 1)
+            assert told_of(caplog) == []
+
+            await server.wait(lambda: len(server.source.refusals) == 4)
+            assert told_of(caplog) == [LOCK_TIMEOUT]
+
+            await server.connection.execute(b"set statement_timeout to '10ms'")
+            await server.connection.execute(b"set lock_timeout to 0")
+            await server.wait(lambda: len(server.source.refusals) == 7)
+            assert told_of(caplog) == [LOCK_TIMEOUT, STATEMENT_TIMEOUT]
+        await server.wait(lambda: len(server.source.landings) == 2)
+
+        assert told_of(caplog) == [LOCK_TIMEOUT, STATEMENT_TIMEOUT, "writes_work_again"]
+
+
+async def test_why_a_request_is_repeated_is_told_once_until_it_succeeds(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(database) as server, joined(database.url, name="other") as other:
+        await server.land(Batch(new=[Submitted(make_job(1)).new]))
+        await server.connection.execute(b"set lock_timeout to '10ms'")
+        for _ in range(2):
+            caplog.clear()
+            async with trio.open_nursery() as nursery, locked(other, make_job(1).id):
+                nursery.start_soon(server.pump.request, LOCK, {})
+                while not told_of(caplog):  # noqa: ASYNC110 - nothing else tells
+                    await trio.sleep(0.01)
+
+            assert told_of(caplog) == [LOCK_TIMEOUT, "writes_work_again"]
+
+
+async def test_each_reason_why_the_database_cannot_be_reached_is_told_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    reasons = deque(["no login", "no login", "no slots", "no login"])
+    async with serving(database) as server:
+        await server.land(Batch())
+        server.failures = reasons
+        await database.fetch(
+            "select pg_terminate_backend(%s, 60000)", server.connection.info.backend_pid
+        )
+        await server.land(Batch())
+
+        lost, *others = told_of(caplog)
+        assert lost[0] == "database_lost"
+        assert others == [
+            ("database_not_reached", "no login"),
+            ("database_not_reached", "no slots"),
+            "database_back",
+        ]
+        assert not reasons
+
+
+LOCK_TIMEOUT = ("writes_failing", "canceling statement due to lock timeout")
+STATEMENT_TIMEOUT = ("writes_failing", "canceling statement due to statement timeout")
+
+# Of a job that is there; it waits for whoever has it locked.
+LOCK = "select from trio_jobs.jobs for update"
+
+
+def told_of(caplog: pytest.LogCaptureFixture) -> list[str | tuple[str, str]]:
+    """The events of the log, in turn; those of a failure with their reason."""
+    fields = [(record.message, vars(record).get("reason")) for record in caplog.records]
+    return [event if reason is None else (event, reason) for event, reason in fields]
 
 
 async def set_read_only(database: Database, value: str) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import trio
 
 from trio_jobs.stores.postgres.failures import READ_ONLY, one_line
+from trio_jobs.stores.postgres.outage import Outage
 from trio_jobs.stores.postgres.round import Batch
 
 log = logging.getLogger("trio_jobs.stores.postgres.pump")
@@ -30,10 +31,11 @@ class DatabaseHealth:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        # The first two by Trio's clock, the third by the monotonic one.
-        self._waiting_since: float | None = None  # for an answer, or for a connection
-        self._lost_since: float | None = None
-        self._refusing_since: float | None = None
+        self._lost = Outage(log, "database_lost", "database_back", "database_not_reached")
+        # Of rounds, and of a `REQUEST`, that the database ends again and again, as by a timeout.
+        self.writes = Outage(log, "writes_failing", "writes_work_again")
+        self._waiting_since: float | None = None  # for an answer or a connection, by Trio's clock
+        self._refusing_since: float | None = None  # by the monotonic clock
         # What the database has refused and not written since: a full disk has room for some parts.
         self._refused: set[str] = set()
 
@@ -58,11 +60,9 @@ class DatabaseHealth:
         self._waiting_since = None
 
     def lost(self, error: Exception) -> None:
-        """The connection is lost: the pump waits for another one."""
+        """The connection is lost, or none can be made: the pump waits for another one."""
         self.asked()
-        if self._lost_since is None:
-            self._lost_since = trio.current_time()
-            log.warning("database_lost", extra={"reason": one_line(error)})
+        self._lost.fails(error)
 
     def refused(self, error: psycopg.Error, *parts: str) -> None:
         """The database refuses to write, and these parts in particular."""
@@ -74,10 +74,7 @@ class DatabaseHealth:
 
     def wrote(self, *parts: str) -> None:
         """The database has written something, and these parts in particular."""
-        if self._lost_since is not None:
-            seconds = trio.current_time() - self._lost_since
-            self._lost_since = None
-            log.warning("database_back", extra={"seconds": round(seconds, 3)})
+        self._lost.works()
         self._refused.difference_update(parts)
         if _NEW in parts:  # a request needs less room, and may never come again
             self._refused.discard(REQUEST)

@@ -8,7 +8,6 @@ database may still work on it, or not have begun. Before the pump repeats it, it
 of its member, which waits for the rounds of the earlier session and refuses those that come late.
 """
 
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,8 +39,6 @@ from trio_jobs.stores.postgres.round import (
 )
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
-
-log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -246,7 +243,7 @@ class Pump:
             try:
                 return await self._connect()
             except psycopg.Error as error:
-                log.debug("database_not_reached", extra={"reason": one_line(error)})
+                self._health.lost(error)
 
     async def _use(self, connection: TrioConnection) -> bool:
         """Make rounds over a connection until it is lost; whether all is written, at the end."""
@@ -365,6 +362,7 @@ class Pump:
                 result = replace(result, fetched=[*fetched, *result.fetched])
             self._round = None
             self._failures = 0
+            self._health.writes.works()
             self._health.wrote(*written_parts(batch))
             self._land(session, batch, result)
             return
@@ -387,6 +385,8 @@ class Pump:
             raise error  # our bug, and no client's
         if refuses(error):
             self._health.refused(error, *written_parts(self._round))
+        elif self._failures:  # once is not worth a line
+            self._health.writes.fails(error)
         if self._in_doubt:  # it may be committed: refuse nothing of it
             await self._pause()
             raise _SessionOverError from error
@@ -494,8 +494,11 @@ class Pump:
                     raise
                 failure, request.is_in_doubt = error, was_in_doubt
             if failure is not None and is_passing(failure):
+                if self._failures:
+                    self._health.writes.fails(failure, REQUEST)
                 await self._pause()
                 continue
+            self._health.writes.works(REQUEST)
             self._requests.popleft()
             if failure is not None and refuses(failure):
                 self._health.refused(failure, REQUEST)
