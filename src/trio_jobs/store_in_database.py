@@ -26,7 +26,7 @@ from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.postgres import schema_version
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.failures import one_line
+from trio_jobs.stores.postgres.failures import lacks_tables, one_line
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.notification_listener import NotificationListener
 from trio_jobs.stores.postgres.pump import Pump
@@ -238,13 +238,23 @@ class StoreInDatabase:
             except Exception as error:  # noqa: BLE001 - it is raised, or told, elsewhere
                 self._failure = self._failure or error
                 if self._is_open:
-                    self._failed(error)
+                    self._failed(_reason_of(error))
                 else:
                     self._opening.cancel()
 
     def _note_lost(self, member: int) -> None:
         self.store.lost(member)
         self._pump.wake()
+
+
+def _reason_of(error: Exception) -> Exception:
+    """What has ended the store: the error, unless somebody has dropped or changed the tables."""
+    cause = without_groups(error)
+    if not isinstance(cause, psycopg.Error) or not lacks_tables(cause):
+        return error
+    reason = StoreDatabaseError(f"the database cannot be used any more: {one_line(cause)}")
+    reason.__cause__ = cause
+    return reason
 
 
 class _Told:

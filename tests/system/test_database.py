@@ -20,7 +20,7 @@ from tests.command import (
     started_command,
 )
 from tests.postgres.databases import Database
-from tests.postgres.fixtures import CrashDatabase
+from tests.postgres.fixtures import CrashDatabase, make_schema
 from trio_jobs import DurableJobs, StoreDatabaseError, open_jobs
 from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.trio_connection import connect
@@ -244,6 +244,31 @@ async def test_database_without_tables_is_refused_until_they_are_made(
     assert made.output == again.output == "the tables have version 1\n"
     async with running(tmp_path, empty_database) as (server,):
         assert (await server.run("quick", 1))["result"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("drop schema trio_jobs cascade", 'schema "trio_jobs" does not exist'),
+        ("drop table trio_jobs.jobs cascade", 'relation "trio_jobs.jobs" does not exist'),
+        ("drop function trio_jobs.beat", "function trio_jobs.beat("),
+        ("alter table trio_jobs.members rename lease_until to lease", "column m.lease_until"),
+    ],
+)
+async def test_tables_that_are_dropped_under_a_server_end_it_with_one_line(
+    tmp_path: Path, empty_database: Database, change: str, reason: str
+) -> None:
+    await make_schema(empty_database.url)
+    async with running(tmp_path, empty_database, store_lease="1") as (server,):
+        await empty_database.fetch(change)
+
+        assert await server.wait_exit() == 1
+
+        (line,) = server.lines_with("CRITICAL")
+        assert "store_unusable" in line
+        assert "the database cannot be used any more" in line
+        assert reason.replace('"', '\\"') in line
+        assert "Traceback" not in server.log
 
 
 async def test_tables_of_another_version_are_refused(tmp_path: Path, database: Database) -> None:
