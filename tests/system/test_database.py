@@ -252,7 +252,7 @@ async def test_database_without_tables_is_refused_until_they_are_made(
         ("drop schema trio_jobs cascade", 'schema "trio_jobs" does not exist'),
         ("drop table trio_jobs.jobs cascade", 'relation "trio_jobs.jobs" does not exist'),
         ("drop function trio_jobs.beat", "function trio_jobs.beat("),
-        ("alter table trio_jobs.members rename lease_until to lease", "column m.lease_until"),
+        ("alter table trio_jobs.members rename lease_until to ended", "column m.lease_until"),
     ],
 )
 async def test_tables_that_are_dropped_under_a_server_end_it_with_one_line(
