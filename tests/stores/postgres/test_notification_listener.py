@@ -1,5 +1,6 @@
 """The listener with a real database: its lease, what it hears, and what it frees."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -101,6 +102,7 @@ class Server:
         self._url = url
         self.ears = Ears()
         self.connects = 0
+        self.failures = deque[str]()  # of the next attempts to connect
         self.clock = StoreClock()
         self.membership = Membership(self.ears.note_lost)
         self.listener = NotificationListener(
@@ -116,6 +118,8 @@ class Server:
 
     async def connect(self) -> TrioConnection:
         self.connects += 1
+        if self.failures:
+            raise psycopg.OperationalError(self.failures.popleft())
         return await connect(self._url, name="listener")
 
     async def request(self, sql: str, params: Mapping[str, object]) -> None:
@@ -311,6 +315,26 @@ async def test_a_read_only_database_is_told_of_once_and_so_is_the_lost_lease(
         await set_read_only(database, "off")
         await server.ears.wait(lambda: server.membership.holds)
         assert told("listener_back") == lost
+
+
+async def test_each_reason_why_the_connection_cannot_be_made_anew_is_told_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening(database) as server:
+        await server.ears.wait(lambda: server.ears.asked_anew == 1)
+        server.failures = deque(["no login", "no login", "no slots", "no login"])
+        await database.fetch(CUT)
+        await server.ears.wait(lambda: server.ears.asked_anew == 2 and server.ears.members)
+        await server.listener.close(LONG)
+
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.message for record in told] == [
+        "listener_lost",
+        "database_not_reached",
+        "database_not_reached",
+        "listener_back",
+    ]
+    assert [vars(record)["reason"] for record in told[1:3]] == ["no login", "no slots"]
 
 
 async def set_read_only(database: Database, value: str) -> None:

@@ -23,8 +23,9 @@ import trio
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.failures import ends_connection, one_line
+from trio_jobs.stores.postgres.failures import ends_connection
 from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.outage import Outage
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class NotificationListener:
         self._listens_to = 0  # the membership whose channel the connection listens to
         self._last_member = 0
         self._drops_more = False
-        self._lost: float | None = None  # since when the connection is lost
+        self._outage = Outage(log, "listener_lost", "listener_back", "database_not_reached")
         self._failures = 0  # since then
 
     async def run(
@@ -208,7 +209,7 @@ class NotificationListener:
                 await self._say_goodbye(connection)  # noqa: ASYNC120 - shielded
                 if not is_lost:
                     raise
-                self._note_lost(error)
+                self._outage.fails(error)
             except BaseException:
                 await self._say_goodbye(connection)  # noqa: ASYNC102 - shielded, with a deadline
                 raise
@@ -286,7 +287,7 @@ class NotificationListener:
             try:
                 return await self._connect_and_listen()
             except (psycopg.Error, trio.TooSlowError) as error:
-                log.debug("database_not_reached", extra={"reason": one_line(error)})
+                self._outage.fails(error)
 
     async def _use(self, connection: TrioConnection) -> bool:
         """Do what is due over a connection until it is lost; whether the membership has ended."""
@@ -305,7 +306,7 @@ class NotificationListener:
         except (psycopg.Error, trio.TooSlowError) as error:
             if isinstance(error, psycopg.Error) and not ends_connection(error, connection):
                 raise
-            self._note_lost(error)
+            self._outage.fails(error)
             return False
         else:
             return True
@@ -446,15 +447,7 @@ class NotificationListener:
         self._answered = trio.current_time()
         return rows
 
-    def _note_lost(self, error: Exception) -> None:
-        if self._lost is None:
-            self._lost = trio.current_time()
-            log.warning("listener_lost", extra={"reason": one_line(error)})
-
     def _note_back(self) -> None:
         """The database has written something for this server, not only taken its connection."""
         self._failures = 0
-        if self._lost is not None:
-            seconds = trio.current_time() - self._lost
-            self._lost = None
-            log.warning("listener_back", extra={"seconds": round(seconds, 3)})
+        self._outage.works()
