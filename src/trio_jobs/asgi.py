@@ -19,9 +19,9 @@ from trio_jobs.bootstrap import log_hidden, log_wrong_loop
 from trio_jobs.config import load_config
 from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
+from trio_jobs.error_groups import without_groups
 from trio_jobs.handler_loading import load_handlers
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.pool.store import StoreUnusableError
 from trio_jobs.preparation import prepare_store, read_secrets

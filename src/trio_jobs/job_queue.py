@@ -16,7 +16,7 @@ from trio_jobs.base_jobs import ApiOptions
 from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options, open_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
-from trio_jobs.lifecycle import without_groups
+from trio_jobs.error_groups import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.store import StoreUnusableError

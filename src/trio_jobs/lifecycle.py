@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import trio
 
+from trio_jobs.error_groups import without_groups
+
 log = logging.getLogger(__name__)
 
 
@@ -126,10 +128,3 @@ class Lifecycle:
         self.failed = True
         self._arm_hard_limit(draining=not self.closed.is_set())
         self.drain()
-
-
-def without_groups(error: BaseException) -> BaseException:
-    """The one error inside the groups that nurseries put around it."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -5,11 +5,12 @@ import math
 
 import trio
 
+from trio_jobs.error_groups import without_groups
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.http_service import make_http_service
 from trio_jobs.instruments import add_instruments
-from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
-from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.lifecycle import Ended, Lifecycle
+from trio_jobs.opened_store import stop_after_failure
 from trio_jobs.pool.wiring import make_pool
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import BindError
@@ -43,7 +44,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     # Room for each slot of `Capacity`, whose number of workers can grow to this maximum: a job that
     # has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + MAX_WORKERS)
-    opened = resources.open_store(lambda error: _store_failed(lifecycle, error))
+    opened = resources.open_store(lambda error: stop_after_failure(lifecycle, error))
     sections = (config.pool, config.store, http, config.metrics, resources.tracing)
     pool = make_pool(handlers, send, opened.store, *sections, folder=folder, **opened.for_pool)
     admission = pool.admission
@@ -92,10 +93,3 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
         status = 1 if lifecycle.failed or pool.places.faulty or unfinished or not written else 0
         return Ended(status=status, peak_buffered=admission.peak_buffered)
-
-
-def _store_failed(lifecycle: Lifecycle, error: Exception) -> None:
-    is_unusable = isinstance(error, StoreDatabaseError)
-    if is_unusable and not lifecycle.failed:  # nothing of the server is broken
-        log.critical("store_unusable", extra={"reason": str(error)})
-    lifecycle.fail(error, quietly=is_unusable)

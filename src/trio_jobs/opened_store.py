@@ -1,5 +1,6 @@
 """The store of one process, from its opening to its end; and the one in memory."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
@@ -8,12 +9,15 @@ from typing import Protocol, TypedDict
 import trio
 
 from trio_jobs.job import Job
+from trio_jobs.lifecycle import Lifecycle
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import Store, StoreDatabaseError
 from trio_jobs.pool.unfinished import Line
 from trio_jobs.pool.wiring import Lease
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore as MemoryStore
+
+log = logging.getLogger(__name__)
 
 
 class ForPool(TypedDict, total=False):
@@ -112,3 +116,14 @@ class StoreInMemory:
 
 # Opens the store, in the event loop; given what to call there if the store cannot go on.
 OpenStore = Callable[[Callable[[Exception], None]], OpenedStore]
+
+
+def stop_after_failure(lifecycle: Lifecycle, error: Exception) -> None:
+    """Stop the server at once: its store has failed while it runs.
+
+    A database that cannot be used any more is told in one line: nothing of the server is broken.
+    """
+    is_unusable = isinstance(error, StoreDatabaseError)
+    if is_unusable and not lifecycle.failed:
+        log.critical("store_unusable", extra={"reason": str(error)})
+    lifecycle.fail(error, quietly=is_unusable)

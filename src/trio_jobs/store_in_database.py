@@ -13,10 +13,10 @@ import psycopg
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
+from trio_jobs.error_groups import without_groups
 from trio_jobs.handlers.opening_errors import StartStoppedError
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Outcome
-from trio_jobs.lifecycle import without_groups
 from trio_jobs.opened_store import ForPool
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.store import StoreDatabaseError
@@ -26,7 +26,7 @@ from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.postgres import schema_version
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.failures import lacks_tables, one_line
+from trio_jobs.stores.postgres.failures import one_line
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.notification_listener import NotificationListener
 from trio_jobs.stores.postgres.pump import Pump
@@ -250,7 +250,7 @@ class StoreInDatabase:
 def _reason_of(error: Exception) -> Exception:
     """What has ended the store: the error, unless somebody has dropped or changed the tables."""
     cause = without_groups(error)
-    if not isinstance(cause, psycopg.Error) or not lacks_tables(cause):
+    if not isinstance(cause, psycopg.Error) or not schema_version.is_gone(cause):
         return error
     reason = StoreDatabaseError(f"the database cannot be used any more: {one_line(cause)}")
     reason.__cause__ = cause

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
+from trio_jobs.error_groups import without_groups
 from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.lifespan import Lifespan
-from trio_jobs.lifecycle import without_groups
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from trio_jobs.commands.run.records import Submission
 from trio_jobs.commands.run.runner import Deliver, JobEnd, RunnerError
 from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import Jobs
+from trio_jobs.error_groups import without_groups
 from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError
 from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.hidden_values import hide_values
 from trio_jobs.job import Job, JobError
-from trio_jobs.lifecycle import without_groups
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.settings import Config, StoreSettings

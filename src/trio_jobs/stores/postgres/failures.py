@@ -15,9 +15,6 @@ _REFUSALS: Final = frozenset({READ_ONLY, "53000", "53100", "53200", "58000", "58
 # Somebody else was in the way, or has ended the statement.
 _PASSING: Final = frozenset({"40001", "40P01", "55P03", "57014"})
 
-# A schema, a table, a column, a type or a function is gone, or a right. A start has found them all.
-_GONE: Final = frozenset({"3F000", "42P01", "42703", "42704", "42883", "42501"})
-
 
 def refuses(error: psycopg.Error) -> bool:
     """Whether the database cannot write now; a later attempt may succeed."""
@@ -27,11 +24,6 @@ def refuses(error: psycopg.Error) -> bool:
 def is_passing(error: psycopg.Error) -> bool:
     """Whether the same may succeed soon."""
     return error.sqlstate in _PASSING
-
-
-def lacks_tables(error: psycopg.Error) -> bool:
-    """Whether somebody has taken away what the statement needs: no server can go on."""
-    return error.sqlstate in _GONE
 
 
 def ends_connection(error: psycopg.Error, connection: TrioConnection) -> bool:

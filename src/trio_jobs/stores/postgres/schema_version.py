@@ -7,6 +7,7 @@ import psycopg
 from psycopg import errors
 
 from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.stores.postgres.failures import one_line
 
 # The migrations are files of SQL, by number. One that a release has applied never changes.
 VERSION: Final = 1
@@ -15,6 +16,9 @@ VERSION: Final = 1
 _LOCK: Final = "SELECT pg_advisory_xact_lock(8387236824117178739)"
 _EXISTS: Final = "SELECT to_regclass('trio_jobs.schema_version') IS NOT NULL"
 _VERSION: Final = "SELECT max(version), max(compatible_from) FROM trio_jobs.schema_version"
+
+# A schema, a table, a column, a type or a function is gone, or a right. A start has found them all.
+_GONE: Final = frozenset({"3F000", "42P01", "42703", "42704", "42883", "42501"})
 
 # How many missing rights an error names.
 _SHOWN: Final = 3
@@ -73,7 +77,7 @@ async def check_schema(connection: psycopg.AsyncConnection[Any]) -> None:
         await _check_encoding(connection)
         version, compatible_from = await _version(connection)
     except errors.InsufficientPrivilege as error:
-        raise StoreDatabaseError(f"the database refuses its user: {_line(error)}") from None
+        raise StoreDatabaseError(f"the database refuses its user: {one_line(error)}") from None
     if version < VERSION:
         raise StoreDatabaseError(
             f"the database has version {version} of the tables, and this program needs "
@@ -88,6 +92,11 @@ async def check_schema(connection: psycopg.AsyncConnection[Any]) -> None:
         rights = ", ".join(each for (each,) in missing[:_SHOWN])
         more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise StoreDatabaseError(f"the database refuses its user: it lacks {rights}{more}")
+
+
+def is_gone(error: psycopg.Error) -> bool:
+    """Whether somebody has taken away what a statement needs: no server can go on."""
+    return error.sqlstate in _GONE
 
 
 async def _check_encoding(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -111,7 +120,3 @@ async def _one(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[An
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101  (for the type checker)
     return tuple(row)
-
-
-def _line(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())
