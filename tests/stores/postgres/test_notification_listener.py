@@ -337,6 +337,41 @@ async def test_each_reason_why_the_connection_cannot_be_made_anew_is_told_once(
     assert [vars(record)["reason"] for record in told[1:3]] == ["no login", "no slots"]
 
 
+@pytest.mark.parametrize("table", ["members", "jobs"])
+async def test_a_lost_member_and_old_jobs_that_the_database_cannot_delete_cost_no_connection(
+    database: Database, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if "upkeep" in record.message]
+
+    async with joined(database.url) as other:
+        await owned(other, 1)
+        await other.add(make_job(2))
+        await other.round(Batch(moves=[ended(each) for each in await other.fetch()]))
+        await other.execute("update trio_jobs.jobs set completed_at = completed_at - interval '1h'")
+        await other.age()
+        await other.execute(
+            "create function trio_jobs.refuse() returns trigger language plpgsql as "
+            "$$ begin raise 'full' using errcode = '53100'; end $$"
+        )
+        await other.execute(
+            f"create trigger refuse before delete on trio_jobs.{table} "
+            "execute function trio_jobs.refuse()"
+        )
+        async with listening(database, lease=1.0, keep_for=1_800) as server:
+            with trio.fail_after(LONG):
+                while not told():  # noqa: ASYNC110 - nothing tells
+                    await trio.sleep(0.01)
+            for _ in range(2):
+                server.ears.members = ()
+                await server.ears.wait(lambda: server.ears.members)
+            assert (told(), server.connects) == (["upkeep_failing"], 1)
+
+            await other.execute(f"drop trigger refuse on trio_jobs.{table}")
+            await server.ears.wait(lambda: id_of(1) in server.ears.hints and server.ears.drops)
+            assert told() == ["upkeep_failing", "upkeep_works_again"]
+
+
 async def set_read_only(database: Database, value: str) -> None:
     """For new connections."""
     url = database.cluster.url()  # another database

@@ -23,7 +23,7 @@ import trio
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.failures import ends_connection
+from trio_jobs.stores.postgres.failures import ends_connection, is_passing, refuses
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.outage import Outage
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
@@ -140,7 +140,8 @@ class NotificationListener:
         self._last_member = 0
         self._drops_more = False
         self._outage = Outage(log, "listener_lost", "listener_back", "database_not_reached")
-        self._failures = 0  # since then
+        self._upkeep = Outage(log, "upkeep_failing", "upkeep_works_again")
+        self._failures = 0  # since the connection was lost
 
     async def run(
         self,
@@ -371,17 +372,31 @@ class NotificationListener:
 
     async def _sweep(self, connection: TrioConnection, contact: float) -> None:
         params = {"me": self._membership.id, "contact": contact}
-        rows = await self._execute(connection, _SWEEP, params)
+        rows = await self._keep_up(connection, "sweep", _SWEEP, params)
         for member, name, put_back, ended in rows:
             fields = {"member": member, "server": name, "put_back": put_back, "ended": ended}
             log.warning("member_lost", extra=fields)
 
     async def _drop(self, connection: TrioConnection) -> None:
         params = {"keep_for": self._keep_for, "at_most": _DROPPED_AT_ONCE}
-        counts = dict(await self._execute(connection, _DROP, params))
+        counts = dict(await self._keep_up(connection, "drop", _DROP, params))
         self._drops_more = sum(counts.values()) >= _DROPPED_AT_ONCE
         if counts:
             self._told.dropped(counts)
+
+    async def _keep_up(
+        self, connection: TrioConnection, part: str, sql: str, params: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
+        """Execute what the next heartbeat tries again if the database refuses it now: no rows."""
+        try:
+            rows = await self._execute(connection, sql, params)
+        except psycopg.Error as error:
+            if connection.closed or not (refuses(error) or is_passing(error)):
+                raise
+            self._upkeep.fails(error, part)
+            return []
+        self._upkeep.works(part)
+        return rows
 
     async def _note_due(self, connection: TrioConnection) -> None:
         # First ask for the next time: what is due by then is there for the fetch.
